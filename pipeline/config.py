@@ -54,6 +54,8 @@ class Config:
     weight: float = 0.3
     seed: int = 0
     limit: int | None = None
+    vocab: str = "strict"
+    shard_size: int = 5_000_000_000
     keep: str = "all"
     stages: list[str] = dataclasses.field(default_factory=lambda: list(STAGES))
     store: str = "runs/store"
@@ -84,6 +86,10 @@ def check(config: dict) -> None:
         raise ConfigError(f"limit should be null (all items) or at least 1, found {config['limit']}; change limit=")
     if config["keep"] not in ("all", "front", "none"):
         raise ConfigError(f"keep should be all, front or none, found {config['keep']!r}; change keep=")
+    if config["vocab"] not in ("strict", "base", "union"):
+        raise ConfigError(f"vocab should be strict, base or union, found {config['vocab']!r}; change vocab=")
+    if config["shard_size"] < 1:
+        raise ConfigError(f"shard_size should be at least 1 byte, found {config['shard_size']}; change shard_size=")
     unknown = [name for name in config["stages"] if name not in STAGES]
     if unknown or not config["stages"]:
         raise ConfigError(f"stages should name some of {', '.join(STAGES)}, found {config['stages']}; change stages=")
@@ -112,6 +118,8 @@ def check(config: dict) -> None:
                 f"{group} should be one of {', '.join(choices(group))} (a YAML in conf/{group} with name and version), found {part!r}"
             )
         _check_settings(group, part)
+        if group == "merge" and part.get("calibration"):
+            calibration(part["calibration"])
         for name, spec in part.get("files", {}).items():
             if not re.fullmatch("[0-9a-f]{64}", str(spec.get("sha256"))):
                 raise ConfigError(
@@ -136,6 +144,7 @@ RANGES = {
     "weight_decay": (0, math.inf),
     "warmup": (0, 1),
     "draw": (0, math.inf),
+    "examples": (1, math.inf),
 }
 
 
@@ -176,6 +185,16 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def calibration(name: str) -> dict:
+    """The declaration of a text that merges may look at: conf/calibration/<name>.yaml."""
+    path = CONF / "calibration" / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"the calibration text should be one of {', '.join(choices('calibration'))}, found {name!r}; change merge.calibration="
+        )
+    return plain(OmegaConf.load(path))
+
+
 def stereotypes(name: str) -> dict:
     """The declaration of a set of stereotypical sentences: conf/stereotypes/<name>.yaml."""
     path = CONF / "stereotypes" / f"{name}.yaml"
@@ -188,8 +207,21 @@ def stereotypes(name: str) -> dict:
 
 def settings(unit: dict, *without: str) -> dict:
     """The settings of a unit: its YAML less the keys that describe it."""
-    described = {"name", "version", "benchmark", "files", "uses_weight", "interpolates", "title", *without}
+    described = {"name", "version", "benchmark", "files", "title", *OF_MERGES, *without}
     return {key: value for key, value in unit.items() if key not in described}
+
+
+# What a YAML of conf/merge says besides the settings of the method: what the engine is to know and to measure.
+OF_MERGES = (
+    "uses_weight",
+    "interpolates",
+    "keeps_end",
+    "calibration",
+    "statistics",
+    "examples",
+    "max_length",
+    "file",
+)
 
 
 def _look_up(config: dict, key: str):

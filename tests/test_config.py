@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,11 @@ from pipeline import sweep
 from pipeline.errors import ConfigError, PipelineError
 
 GROUPS = ("model", "donor", "merge", "debias", "bias", "accuracy", "machine", "tracking")
-NEEDED = {"checkpoints": ["donor.models=[path:somewhere]"], "task_vector": ["donor.trained=path:somewhere"]}
+NEEDED = {
+    "checkpoints": ["donor.models=[path:somewhere]"],
+    "task_vector": ["donor.trained=path:somewhere"],
+    "recipe": [f"merge.file={Path(__file__).parent / 'merging' / 'recipe.yml'}"],
+}
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,27 @@ def test_every_choice_composes(group, choice, monkeypatch):
 def test_every_experiment_composes(name):
     cells, multirun = sweep.expand([f"+experiment={name}"], False)
     assert multirun and len(cells) > 1
+
+
+@pytest.mark.parametrize("name", configuration.choices("calibration"))
+def test_every_calibration_text_is_declared(name):
+    declared = configuration.calibration(name)
+    assert declared["name"] == name and all(len(file["sha256"]) == 64 for file in declared["files"].values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["vocab=both"], "vocab should be strict, base or union"),
+        (["shard_size=0"], "shard_size should be at least 1 byte"),
+        (["merge=regmean", "merge.calibration=nothing"], "the calibration text should be one of"),
+        (["merge=recipe"], "merge.file has no default and needs a value"),
+        (["merge=recipe", "merge.file=nowhere.yml"], "found no file nowhere.yml"),
+    ],
+)
+def test_what_merges_are_told_is_checked(overrides, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        sweep.expand([*overrides, "donor=checkpoints", "donor.models=[path:somewhere]"], False)
 
 
 @pytest.mark.parametrize("name", configuration.choices("stereotypes"))

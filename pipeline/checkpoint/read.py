@@ -1,8 +1,11 @@
 """Tensors of a checkpoint, read one at a time."""
 
+import math
+import os
+import threading
 from pathlib import Path
 
-from pipeline.checkpoint.header import TensorInfo, headers
+from pipeline.checkpoint.header import BYTES, TensorInfo, headers
 from pipeline.errors import CheckpointError
 
 BLOCK = 1 << 20
@@ -19,29 +22,46 @@ class Reader:
         self.folder = Path(folder)
         self.infos: dict[str, TensorInfo] = headers(self.folder)
         self._finite: set[str] = set()
+        self._files: dict[Path, int] = {}
+        self._lock = threading.Lock()
 
     def read(self, name: str, finite: bool = False):
         """The tensor in its own dtype; with `finite`, CheckpointError where it holds NaN or infinity."""
-        import torch
-
         info = self.infos[name]
-        tensor = torch.empty(info.bytes, dtype=torch.uint8)
-        with open(info.file, "rb", buffering=0) as stream:
-            stream.seek(info.start)
-            view, at = memoryview(tensor.numpy()), 0
-            while at < info.bytes:
-                got = stream.readinto(view[at:])
-                if not got:
-                    raise CheckpointError(
-                        f"{info.file} should have {info.stop} bytes, found {info.start + at}: it was cut "
-                        "short while it was read; fetch the model again"
-                    )
-                at += got
-        tensor = tensor.view(dtypes()[info.dtype]).reshape(info.shape)
+        tensor = self.part(name, 0, math.prod(info.shape)).reshape(info.shape)
         if finite and name not in self._finite:
             self._refuse_unless_finite(name, tensor)
             self._finite.add(name)
         return tensor
+
+    def part(self, name: str, start: int, stop: int):
+        """The entries [start, stop) of a tensor, flat, in its own dtype. Any number of threads may read at once."""
+        import torch
+
+        info = self.infos[name]
+        size = BYTES[info.dtype]
+        tensor = torch.empty((stop - start) * size, dtype=torch.uint8)
+        view, at, offset = memoryview(tensor.numpy()), 0, info.start + start * size
+        file = self._opened(info.file)
+        while at < len(view):
+            got = os.preadv(file, [view[at:]], offset + at)
+            if not got:
+                raise CheckpointError(
+                    f"{info.file} should have {info.stop} bytes, found {offset + at}: it was cut "
+                    "short while it was read; fetch the model again"
+                )
+            at += got
+        return tensor.view(dtypes()[info.dtype])
+
+    def _opened(self, file: Path) -> int:
+        with self._lock:
+            if file not in self._files:
+                self._files[file] = os.open(file, os.O_RDONLY)
+            return self._files[file]
+
+    def __del__(self):
+        for file in vars(self).get("_files", {}).values():
+            os.close(file)
 
     def _refuse_unless_finite(self, name: str, tensor) -> None:
         if bad := count_not_finite(tensor):

@@ -1,6 +1,7 @@
-"""A checkpoint, written one tensor at a time; the same tensors give the same bytes."""
+"""A checkpoint, written one tensor or part of one at a time; the same tensors give the same bytes."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ SHARD_SIZE = 5_000_000_000
 
 
 class Writer:
-    """Safetensors into a folder, as a context manager; `write` the tensors in the order of `writer.order`.
+    """Safetensors into a folder, as a context manager; `write` or `append` the tensors in the order of `writer.order`.
 
     `tensors` says beforehand what will come (only dtype and shape are looked at), so that the header is written first
     and no tensor is held. One file, or shards with an index where the tensors take more than `shard_size` bytes.
@@ -25,7 +26,9 @@ class Writer:
         names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
         self.files = dict(zip([SINGLE] if len(shards) == 1 else names, shards, strict=True))
         self.order = [name for shard in shards for name in shard]
-        self._waiting = iter([(file, name) for file, shard in self.files.items() for name in shard])
+        self._places = {name: file for file, shard in self.files.items() for name in shard}
+        self._waiting = iter(self.order)
+        self._due, self._left = next(self._waiting, None), 0  # left: entries to come of a tensor that was begun
         self._stream, self._file = None, None
 
     def __enter__(self) -> "Writer":
@@ -34,27 +37,47 @@ class Writer:
         return self
 
     def write(self, name: str, tensor) -> None:
-        """The next tensor, in the dtype and shape that were announced."""
+        """The next tensor as a whole, in the dtype and shape that were announced."""
+        if self._left or name != self._due or tuple(tensor.shape) != self.tensors[name].shape:
+            raise ValueError(f"expected {self._expected()}, then came {name}, {tensor.dtype}, {tuple(tensor.shape)}")
+        self.append(tensor)
+
+    def append(self, part) -> None:
+        """The next entries of the tensor that is due, in the dtype that was announced and in any shape.
+
+        The first part is of the first tensor of `writer.order`; a tensor that has all its entries makes the next one
+        due. An empty tensor takes one empty part. Raises ValueError for another dtype, for entries beyond the tensor's
+        end and, when the writer is closed, for a tensor that ended early.
+        """
         import torch
 
-        file, expected = next(self._waiting)
-        info = self.tensors[name]
-        if name != expected or tensor.dtype != dtypes()[info.dtype] or tuple(tensor.shape) != info.shape:
-            raise ValueError(f"expected {expected}, then came {name}, {tensor.dtype}, {tuple(tensor.shape)}")
-        if file != self._file:
+        fits = self._due is not None and part.dtype == dtypes()[self.tensors[self._due].dtype]
+        left = (self._left or math.prod(self.tensors[self._due].shape)) - part.numel() if fits else -1
+        if left < 0:
+            raise ValueError(f"expected {self._expected()}, then came {part.numel()} entries of {part.dtype}")
+        if (file := self._places[self._due]) != self._file:
             self._close()
             self._open(file)
-        self._stream.write(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        self._stream.write(memoryview(part.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        self._left = left
+        if not left:
+            self._due = next(self._waiting, None)
+
+    def _expected(self) -> str:
+        if self._due is None:
+            return "nothing more"
+        info = self.tensors[self._due]
+        return f"{self._left or math.prod(info.shape)} entries of {self._due} {list(info.shape)} in {info.dtype}"
 
     def __exit__(self, kind, error, trace) -> None:
         self._close()
         if kind is None:
-            if (left := next(self._waiting, None)) is not None:
-                raise ValueError(f"{left[1]} was announced but never written")
+            if self._due is not None:
+                what = f"{self._left} entries of {self._due} were" if self._left else f"{self._due} was"
+                raise ValueError(f"{what} announced but never written")
             if len(self.files) > 1:
-                places = {name: file for file, names in self.files.items() for name in names}
                 total = sum(info.bytes for info in self.tensors.values())
-                index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+                index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(self._places.items()))}
                 self._open(INDEX, json.dumps(index, indent=2).encode() + b"\n")
                 self._close()
 

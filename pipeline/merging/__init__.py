@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
+from pipeline.merging.blocks import lazy, working_dtype
 from pipeline.merging.method import Method, bind, defaults, methods
 
 __all__ = ["Method", "bind", "defaults", "merge", "methods"]
@@ -25,14 +26,14 @@ def merge(
     base: dict[str, Tensor],
     donors: list[dict[str, Tensor]],
     method: str,
-    weight: float,
+    weight: float | None = None,
     shares: Sequence[float] | None = None,
     **settings,
 ) -> dict[str, Tensor]:
     """Merge dicts of tensors; the result has the base's names, shapes and dtypes, and shares no memory with it.
 
     method    one of `methods()`
-    weight    what the donors count, 0 (the base) to 1
+    weight    what the donors count, 0 (the base) to 1; None for a method that uses none
     shares    how the donors split it, one number a donor; None = equally
     settings  the method's own; those left out have their defaults
 
@@ -44,16 +45,20 @@ def merge(
     bound.check(weight, shares, len(donors))
     for i, donor in enumerate(donors):
         _refuse_unlike(base, donor, i)
-    names = [name for name, tensor in base.items() if tensor.is_floating_point()]
-    whole = bound.survey(lambda: ((base[name], [donor[name] for donor in donors]) for name in names), len(donors))
-    return {
-        name: bound(tensor, [donor[name] for donor in donors], weight=weight, shares=shares, whole=whole).to(
-            tensor.dtype
-        )
-        if tensor.is_floating_point()
-        else tensor.clone()
+    floats = {
+        name: (lazy(tensor), [lazy(donor[name]) for donor in donors])
         for name, tensor in base.items()
+        if tensor.is_floating_point()
     }
+    whole = bound.survey(lambda: ((name, *models, None) for name, models in floats.items()), len(donors), shares)
+    merged = {}
+    for name, tensor in base.items():
+        if name in floats:
+            result = bound(*floats[name], weight=weight, shares=shares, whole=whole, name=name)
+            merged[name] = result.whole(working_dtype(tensor)).to(tensor.dtype, copy=True)
+        else:
+            merged[name] = tensor.clone()
+    return merged
 
 
 def _refuse_unlike(base: dict[str, Tensor], donor: dict[str, Tensor], place: int) -> None:

@@ -1,46 +1,322 @@
-"""Large tensors in blocks that fit the cache: little memory beyond the result, and sums that any machine repeats."""
+"""Tensors in blocks that fit the cache: read, computed and summed part by part, on any number of threads.
 
-from collections.abc import Callable
+A method is written on tensors. What it is given may be a plain `torch.Tensor`, and then it returns one; or a `Lazy`
+tensor, of which only parts are ever in memory, and then it returns a `Lazy` one that is computed when it is written.
+
+elementwise(function, base, *others)   one entry at a time; the function gets flat blocks
+rowwise(function, base, *others)       one row at a time; the function gets blocks of whole rows
+matrixwise(function, base, *others)    the whole tensor at once
+dots(pairs, *tensors), gram(tensors)   sums over all entries, in float64
+Uniform(key, shape)                    random numbers by place: the same whatever the blocks, threads and order
+
+Arithmetic is in float32, and in float64 where the base is. Sums are made block by block in a fixed order, so that the
+number of threads changes no bit.
+"""
+
+import ctypes
+import functools
+import hashlib
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 18
+BLOCK = 1 << 17  # entries: a handful of float32 operands stays in the cache, and calls are few
+CHUNK = 8 * BLOCK  # entries that one task of a thread computes
+
+_pool: ThreadPoolExecutor | None = None
+_threads = 1
+_device = torch.device("cpu")
+_memo = threading.local()
 
 
-def working_dtype(tensor: Tensor) -> torch.dtype:
+class Lazy:
+    """A tensor of which only parts are ever in memory."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    grain = 1  # entries that can only be computed together; a whole number of grains is read at once
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def read(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """The entries [start, stop), flat, in a dtype, on the device of the arithmetic."""
+        raise NotImplementedError
+
+    def ranges(self, size: int = BLOCK) -> list[tuple[int, int]]:
+        """The parts, of about `size` entries and whole grains, that make up the tensor."""
+        step = max(1, size // max(1, self.grain)) * max(1, self.grain)
+        return [(start, min(start + step, self.numel())) for start in range(0, self.numel(), step)]
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """All of it, in its shape."""
+        result = torch.empty(self.numel(), dtype=dtype)
+        for start, stop in self.ranges():
+            result[start:stop] = self.read(start, stop, dtype)
+        return result.reshape(self.shape)
+
+
+class Stored(Lazy):
+    """A tensor that is kept elsewhere: `part(start, stop)` gives its entries, flat, in its own dtype.
+
+    refuse   raises where a part that it is shown holds NaN or infinity
+    checked  show it every part whose sum is not finite, instead of leaving that to `refuse_not_finite`
+    """
+
+    def __init__(
+        self,
+        part: Callable[[int, int], Tensor],
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        refuse: Callable[[Tensor], None] | None = None,
+        checked: bool = False,
+    ):
+        self.part, self.shape, self.dtype = part, torch.Size(shape), dtype
+        self.refuse, self.checked = refuse, checked
+
+    def read(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        memo, key = getattr(_memo, "parts", None), (id(self), start, stop, dtype)
+        if memo is not None and key in memo:
+            return memo[key]
+        part = self.part(start, stop).to(device=_device, dtype=dtype)
+        if self.checked:
+            refuse_not_finite([self], [part])
+        if memo is not None:
+            memo[key] = part
+        return part
+
+
+class Computed(Lazy):
+    """function(*tensors) in the base's shape, block by block; always computed in the working dtype of the first."""
+
+    def __init__(self, function: Callable[..., Tensor], tensors: Sequence[Lazy], grain: int, shape: Sequence[int]):
+        self.function, self.tensors, self.block = function, tensors, tuple(shape)
+        self.shape, self.dtype = tensors[0].shape, tensors[0].dtype
+        self.grain = max([grain, *(tensor.grain for tensor in tensors)])
+
+    def read(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        blocks = [tensor.read(start, stop, working_dtype(self)) for tensor in self.tensors]
+        if self.grain == self.numel():  # what is about to be decomposed must be finite; block by block others see to it
+            refuse_not_finite(self.tensors, blocks)
+        return self.function(*(block.reshape(self.block) for block in blocks)).reshape(-1).to(dtype)
+
+
+def refuse_not_finite(tensors: Sequence[Lazy], blocks: Sequence[Tensor]) -> None:
+    """Let a stored tensor refuse a part of it whose sum is not finite: NaN or infinity is in it, or large numbers only."""
+    for tensor, block in zip(tensors, blocks, strict=True):
+        if isinstance(tensor, Stored) and tensor.refuse is not None and not math.isfinite(float(block.sum())):
+            tensor.refuse(block)
+
+
+class Uniform(Lazy):
+    """Numbers uniform in [0, 1), 24 bits each, by place: entry i depends on the key and on i alone.
+
+    key  words and numbers, for example the draw, the method, the tensor's name and the donor
+    """
+
+    dtype = torch.float32
+    SEGMENT = 1 << 16
+
+    def __init__(self, key: Sequence[Any], shape: Sequence[int]):
+        self.shape = torch.Size(shape)
+        digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+        self.words = np.frombuffer(digest, "<u4").tolist()
+
+    def read(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        result = np.empty(stop - start, np.float32)
+        for number in range(start // self.SEGMENT, -(-stop // self.SEGMENT)):
+            first = number * self.SEGMENT
+            bits = self._segment(number)[max(0, start - first) : stop - first]
+            at = max(first, start) - start
+            result[at : at + len(bits)] = (bits >> 8).view(np.int32)
+        result *= np.float32(2**-24)
+        return torch.from_numpy(result).to(device=_device, dtype=dtype)
+
+    def _segment(self, number: int) -> np.ndarray:
+        # raw bits of a bit generator never change with numpy's version; a Generator's numbers may
+        seed = np.random.SeedSequence([*self.words, number])
+        return np.random.SFC64(seed).random_raw(self.SEGMENT // 2).astype("<u8", copy=False).view("<u4")
+
+
+def lazy(tensor: Tensor | Lazy) -> Lazy:
+    """A tensor in memory as a lazy one."""
+    if isinstance(tensor, Lazy):
+        return tensor
+    flat = tensor.detach().reshape(-1)
+    return Stored(lambda start, stop: flat[start:stop], tensor.shape, tensor.dtype)
+
+
+def working_dtype(tensor: Tensor | Lazy) -> torch.dtype:
     """Arithmetic is in float32, and in float64 where the base is."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def elementwise(function: Callable[..., Tensor], base: Tensor, *others: Tensor) -> Tensor:
-    """function(base, *others) in blocks of the working dtype, for a function that looks at one entry at a time."""
-    dtype = working_dtype(base)
-    result = torch.empty(base.shape, dtype=dtype)
-    flat, at = result.view(-1), 0
-    for block in pieces(base, *others):
-        at += len(flat[at : at + BLOCK].copy_(function(*block)))
-    return result
+def elementwise(function: Callable[..., Tensor], base: Tensor | Lazy, *others: Tensor | Lazy) -> Tensor | Lazy:
+    """function(base, *others) for a function that looks at one entry at a time; it gets flat blocks."""
+    return _computed(function, base, others, 1, (-1,))
 
 
-def dots(pairs: Callable[..., list[tuple[np.ndarray, np.ndarray]]], *tensors: Tensor) -> list[float]:
+def rowwise(
+    function: Callable[..., Tensor], base: Tensor | Lazy, *others: Tensor | Lazy, transposed: bool = False
+) -> Tensor | Lazy:
+    """function(base, *others) for a function that looks at one row at a time; it gets blocks of shape [rows, columns].
+
+    A row is the last dimension, and all of a vector. `transposed`: rows are the first dimension of a matrix.
+    """
+    if transposed and base.ndim == 2:
+        return matrixwise(function, base, *others, transposed=True)
+    columns = max(1, base.shape[-1] if base.ndim else 1)
+    return _computed(function, base, others, columns, (-1, columns))
+
+
+def matrixwise(
+    function: Callable[..., Tensor], base: Tensor | Lazy, *others: Tensor | Lazy, transposed: bool = False
+) -> Tensor | Lazy:
+    """function(base, *others) on the whole tensors, in their shape; `transposed`: matrices are turned before and after."""
+    if transposed and base.ndim == 2:
+        upright = function
+
+        def function(*tensors: Tensor) -> Tensor:
+            return upright(*(tensor.T for tensor in tensors)).T
+
+    return _computed(function, base, others, base.numel(), tuple(base.shape))
+
+
+def _computed(function, base, others, grain: int, block: tuple) -> Tensor | Lazy:
+    result = Computed(function, [lazy(tensor) for tensor in (base, *others)], grain, block)
+    return result if isinstance(base, Lazy) else result.whole(working_dtype(base))
+
+
+def dots(pairs: Callable[..., list[tuple[Tensor, Tensor]]], *tensors: Tensor | Lazy) -> list[float]:
     """The sums over all entries of x * y, for the pairs (x, y) that `pairs` makes of each block, in float64.
 
     numpy adds pairwise in a fixed order; a BLAS or a threaded sum would give other last bits on other machines.
     """
-    flats = [tensor.detach().reshape(-1) for tensor in tensors]
-    blocks = (
-        pairs(*(flat[at : at + BLOCK].double().numpy() for flat in flats)) for at in range(0, flats[0].numel(), BLOCK)
-    )
-    sums = [[float(np.add.reduce(x * y)) for x, y in block] for block in blocks]
-    return [float(np.add.reduce(np.array(column))) for column in zip(*sums, strict=True)] or [0.0] * len(
-        pairs(*(np.zeros(0) for _ in tensors))
-    )
+    parts = [lazy(tensor) for tensor in tensors]
+    widest = max(parts, key=lambda part: part.grain)
+
+    def sums(place: tuple[int, int]) -> list[list[float]]:
+        return [
+            [total(x * y) for x, y in pairs(*(part.read(start, stop, torch.float64) for part in parts))]
+            for start, stop in _split(widest, *place)
+        ]
+
+    found = [row for chunk in mapped(sums, widest.ranges(CHUNK)) for row in chunk]
+    if not found:
+        return [0.0] * len(pairs(*(torch.zeros(0, dtype=torch.float64) for _ in parts)))
+    return [float(np.add.reduce(np.array(column))) for column in zip(*found, strict=True)]
 
 
-def pieces(base: Tensor, *others: Tensor):
-    """The tensors' blocks, side by side, flat and in the working dtype."""
-    dtype, tensors = working_dtype(base), [tensor.detach().reshape(-1) for tensor in (base, *others)]
-    for at in range(0, base.numel(), BLOCK):
-        yield tuple(tensor[at : at + BLOCK].to(dtype) for tensor in tensors)
+def gram(tensors: Sequence[Tensor | Lazy], origin: Tensor | Lazy | None = None) -> np.ndarray:
+    """G_ij = <x_i - origin, x_j - origin> over all entries, in float64; the origin is zero if None."""
+    count = len(tensors)
+    places = [(i, j) for i in range(count) for j in range(i, count)]
+
+    def pairs(*blocks: Tensor) -> list[tuple[Tensor, Tensor]]:
+        vectors = blocks[:count] if origin is None else [block - blocks[count] for block in blocks[:count]]
+        return [(vectors[i], vectors[j]) for i, j in places]
+
+    result = np.zeros((count, count))
+    for (i, j), value in zip(places, dots(pairs, *tensors, *([] if origin is None else [origin])), strict=True):
+        result[i, j] = result[j, i] = value
+    return result
+
+
+def indicator(compare: Callable[..., Tensor], x: Tensor, y: Tensor | float) -> Tensor:
+    """compare(x, y) as 1 and 0 of x's dtype, for example of torch.lt: to multiply with.
+
+    torch.where is not vectorised on a CPU, and a mask that no branch predictor can guess costs ten additions.
+    """
+    return compare(x, y, out=torch.empty_like(x))
+
+
+def choose(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """x where the mask is true and y elsewhere, bit for bit; see `indicator` for why not torch.where."""
+    whole = torch.int64 if x.element_size() == 8 else torch.int32
+    bits = mask.view(torch.int8).to(whole).neg_()  # all ones where true
+    return bits.bitwise_and_(x.view(whole) ^ y.view(whole)).bitwise_xor_(y.view(whole)).view(x.dtype)
+
+
+def total(block: Tensor) -> float:
+    """The sum of a float64 block, in a fixed order."""
+    return float(np.add.reduce(block.reshape(-1).numpy())) if block.device.type == "cpu" else float(block.sum())
+
+
+def mapped(function: Callable, items: Iterable) -> Iterator:
+    """function(item) for every item, in order, on the threads of `workers`; a few at a time."""
+    if _pool is None:
+        yield from map(function, items)
+        return
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(_pool.submit(function, item))
+        if len(waiting) > 2 * _threads:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextmanager
+def workers(threads: int = 1, device: str = "cpu"):
+    """Within it, blocks are computed on so many threads, and on the device."""
+    global _pool, _threads, _device
+    _keep_freed_memory()
+    before = torch.get_num_threads(), _pool, _threads, _device
+    torch.set_num_threads(1)  # the threads are ours: a block is too small to be shared
+    _threads, _device = max(1, threads), torch.device(device)
+    _pool = ThreadPoolExecutor(_threads, "merge", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield _pool
+    finally:
+        _pool.shutdown(cancel_futures=True)
+        intra, _pool, _threads, _device = before
+        torch.set_num_threads(intra)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Blocks come and go by the thousand: glibc would give each back to the system, and clear it anew (a third of the time)."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, size in ((-1, 1 << 29), (-2, 1 << 24), (-3, 1 << 28)):  # trim threshold, top pad, mmap threshold
+            libc.mallopt(option, size)
+
+
+@contextmanager
+def remembered():
+    """Within it, a part that was read once on this thread is not read again; for the length of one block."""
+    _memo.parts = {}
+    try:
+        yield
+    finally:
+        _memo.parts = None
+
+
+def _split(tensor: Lazy, start: int, stop: int) -> list[tuple[int, int]]:
+    """A part of a tensor in blocks."""
+    step = max(1, BLOCK // max(1, tensor.grain)) * max(1, tensor.grain)
+    return [(at, min(at + step, stop)) for at in range(start, stop, step)]
+
+
+def chunks(tensor: Lazy, function: Callable[[int, int], Any]) -> Callable[[tuple[int, int]], list]:
+    """A task for one part of a tensor: `function(start, stop)` on each of its blocks, each part read once."""
+
+    def task(place: tuple[int, int]) -> list:
+        results = []
+        for start, stop in _split(tensor, *place):
+            with remembered():
+                results.append(function(start, stop))
+        return results
+
+    return task

@@ -22,11 +22,7 @@ def card(
         for model in (recipe["base"], *donors)
         if str(model.get("source", "")).startswith("hub:")
     ]
-    settings = [
-        f"{key} = {value}"
-        for key, value in method.items()
-        if key not in ("name", "version", "uses_weight", "interpolates")
-    ]
+    settings = [f"{key} = {value}" for key, value in method.items() if key not in ("name", "version")]
     split = (
         ""
         if shares is None or len(donors) < 2

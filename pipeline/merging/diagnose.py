@@ -5,9 +5,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from pipeline.merging.blocks import dots, elementwise
+from pipeline.merging.blocks import Lazy, lazy, working_dtype
 from pipeline.merging.line import mean
 
 
@@ -39,17 +40,31 @@ class Sums(NamedTuple):
         return math.sqrt(self.merged / self.base) if self.base > 0 else math.nan
 
 
-def diagnose(base: Tensor, donors: Sequence[Tensor], merged: Tensor, shares: Sequence[float] | None = None) -> Sums:
+def diagnose(
+    base: Tensor | Lazy, donors: Sequence[Tensor | Lazy], merged: Tensor | Lazy, shares: Sequence[float] | None = None
+) -> Sums:
     """The sums of one tensor. Several donors count as their mean, weighted by the shares."""
-    if not donors:
-        return Sums()
-    donor = donors[0] if len(donors) == 1 else elementwise(lambda base, *donors: mean(donors, shares), base, *donors)
+    tensors = [lazy(tensor) for tensor in (base, *donors, merged)]
+    dtype = working_dtype(tensors[0])
+    blocks = ([tensor.read(start, stop, dtype) for tensor in tensors] for start, stop in tensors[0].ranges())
+    return sum((of_block(block[0], block[1:-1], block[-1], shares) for block in blocks), Sums())
 
-    def pairs(base, donor, merged):
-        d, m = donor - base, merged - base
-        return [(d, d), (d, m), (m, m), (base, base), (merged, merged)]
 
-    return Sums(*dots(pairs, base, donor, merged))
+def of_block(base: Tensor, donors: Sequence[Tensor], merged: Tensor, shares: Sequence[float] | None = None) -> Sums:
+    """The sums of one flat block in the working dtype. A sum that is not finite tells of an entry that is not."""
+    step = (merged - base).double()
+    way = (mean(donors, shares) - base).double() if donors else torch.zeros_like(step)
+    return Sums(_dot(way, way), _dot(way, step), _dot(step, step), _squared(base), _squared(merged))
+
+
+def _dot(x: Tensor, y: Tensor) -> float:
+    return float(torch.dot(x, y))
+
+
+def _squared(x: Tensor) -> float:
+    """||x||^2, in float64 where squares leave the range of float32; a ratio of norms needs no more digits than that."""
+    square = _dot(x, x)
+    return square if math.isfinite(square) else _dot(x.double(), x.double())
 
 
 def layer(name: str) -> str:

@@ -3,12 +3,13 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import ConfigError
 
 # What a method is given by the one who calls it, rather than by its YAML.
-GIVEN = {"weight", "shares", "whole", "notes"}
+GIVEN = {"weight", "shares", "whole", "notes", "name", "transposed", "statistics"}
 
 
 class Interval(NamedTuple):
@@ -29,9 +30,13 @@ def defaults(function: Callable) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in GIVEN}
 
 
-def check(function: Callable, settings: dict[str, Any]) -> None:
-    """ConfigError for a setting that is unknown, missing, of another type or out of its range."""
-    name, known = function.__name__, defaults(function)
+def check(function: Callable, settings: dict[str, Any], more: dict[str, tuple] | None = None) -> None:
+    """ConfigError for a setting that is unknown, missing, of another type or out of its range.
+
+    more  settings beside the function's own: {name: (type, default)}
+    """
+    more = more or {}
+    name, known = function.__name__, defaults(function) | {key: default for key, (_, default) in more.items()}
     if unknown := sorted(settings.keys() - known.keys()):
         raise ConfigError(
             f"the settings of merge={name} are {', '.join(known) or 'none'}, found {unknown[0]}: leave out "
@@ -42,7 +47,7 @@ def check(function: Callable, settings: dict[str, Any]) -> None:
             f"merge={name} needs {', '.join(known)}, found no {missing[0]}: add merge.{missing[0]} to "
             f"conf/merge/{name}.yaml"
         )
-    hints = get_type_hints(function, include_extras=True)
+    hints = get_type_hints(function, include_extras=True) | {key: kind for key, (kind, _) in more.items()}
     for key, value in settings.items():
         if (wanted := _unmet(hints[key], value)) is not None:
             raise ConfigError(f"merge.{key} should be {wanted}, found {value!r}: change merge.{key}")
@@ -50,6 +55,10 @@ def check(function: Callable, settings: dict[str, Any]) -> None:
 
 def _unmet(hint: Any, value: Any) -> str | None:
     """What the hint asks for, in words, where the value is something else."""
+    if get_origin(hint) in (Union, UnionType):
+        wanted = [kind for kind in get_args(hint) if kind is not NoneType]
+        unmet = [_unmet(kind, value) for kind in wanted]
+        return None if value is None or None in unmet else " or ".join(["null", *unmet])
     if get_origin(hint) is Annotated:
         kind, interval = get_args(hint)
         number = _unmet(kind, value) is None

@@ -2,37 +2,90 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.merging.blocks import choose, indicator
 from pipeline.merging.line import line
 
 
 def trim(vector: Tensor, threshold: float) -> Tensor:
-    """The entries of magnitude at least `threshold`, zero elsewhere."""
-    return torch.where(vector.abs().to(torch.float32) >= threshold, vector, 0.0)
+    """The entries of magnitude at least `threshold`, compared in float32, and zero elsewhere."""
+    if threshold == 0:
+        return vector
+    if vector.dtype == torch.float32:  # hardshrink keeps what is larger than its limit
+        return torch.nn.functional.hardshrink(vector, float(np.nextafter(np.float32(threshold), np.float32(0))))
+    return vector * (vector.abs().to(torch.float32) >= threshold)
 
 
-def elect(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """sign(sum_i s_i tau_i), summed in float64: the order of the donors decides no vote. An even vote elects 0."""
-    return sum(vector.double() * share for vector, share in zip(vectors, shares, strict=True)).sign()
+def merged_vector(vectors: Sequence[Tensor], shares: Sequence[float], vote: str, combine: str) -> Tensor:
+    """One task vector out of several: elect a sign, and put together what agrees with it.
+
+        vote     plain: gamma = sign(sum_i tau_i); weighted: gamma = sign(sum_i s_i tau_i); none: all take part
+        combine  sum: sum_i s_i tau_i; mean: that divided by how many take part; weighted_mean: by the sum of their s_i;
+                 max: the s_i tau_i of largest magnitude, the last one where equal
+
+    An even vote (a sum of exactly 0) elects no sign. Where a task vector is 0 it neither votes nor takes part, except
+    that with vote=none the mean is over all donors.
+    """
+    if vote != "none":
+        sign = elect(vectors, shares if vote == "weighted" else None)
+        vectors = [torch.relu(vector * sign) * sign for vector in vectors]  # itself where it has the sign, else 0
+    scaled = [vector if share == 1 else vector * share for vector, share in zip(vectors, shares, strict=True)]
+    if combine == "max":
+        return largest(scaled)
+    total = _sum(scaled)
+    if combine == "sum":
+        return total
+    weights = shares if combine == "weighted_mean" else [1.0] * len(vectors)
+    if vote == "none":
+        return total / sum(weights)
+    taking = [indicator(torch.ne, vector, 0.0) for vector in vectors]
+    count = _sum([takes if w == 1 else takes * w for takes, w in zip(taking, weights, strict=True)])
+    return total / (count + indicator(torch.eq, count, 0.0))  # 0 / 1 where nothing takes part
 
 
-def agreeing(vectors: Sequence[Tensor], shares: Sequence[float], sign: Tensor, combine: str) -> Tensor:
-    """sum_i s_i tau_i over the vectors of the elected sign; `mean` divides by how many these are."""
-    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
-    for vector, share in zip(vectors, shares, strict=True):
-        agrees = (vector.sign() == sign) & (sign != 0)
-        total += torch.where(agrees, vector.double() * share, 0.0)
-        count += agrees
-    return total / count.clamp(min=1) if combine == "mean" else total
+def elect(vectors: Sequence[Tensor], shares: Sequence[float] | None = None) -> Tensor:
+    """sign(sum_i s_i tau_i): the order of the donors decides no vote. An even vote elects 0.
+
+    Two numbers are added with the right sign in any precision; more are added in float64.
+    """
+    shares = [1.0] * len(vectors) if shares is None else shares
+    if len(vectors) == 2 and shares[0] == shares[1]:
+        return (vectors[0] + vectors[1]).sign_()
+    votes = _sum([vector.double() * share for vector, share in zip(vectors, shares, strict=True)])
+    return votes.sign().to(vectors[0].dtype)
 
 
-def add(base: Tensor, merged: Tensor, coefficient: float) -> Tensor:
-    """base + coefficient * merged; the base bit for bit where nothing is added."""
-    return torch.where(merged == 0, base, base + (merged * coefficient).to(base.dtype)) if coefficient else base
+def largest(vectors: Sequence[Tensor]) -> Tensor:
+    """The entry of largest magnitude, the last one where equal."""
+    result = vectors[0]
+    for vector in vectors[1:]:
+        result = choose(vector.abs() >= result.abs(), vector, result)
+    return result
 
 
-def add_one(base: Tensor, donor: Tensor, vector: Tensor, coefficient: float) -> Tensor:
-    """base + coefficient * vector, for a vector that is donor - base or 0 in every entry: exactly the donor at 1."""
-    return torch.where(vector == 0, base, line(base, donor, coefficient))
+def moved(
+    base: Tensor, donors: Sequence[Tensor], vectors: Sequence[Tensor], shares: Sequence[float], vote: str, combine: str
+) -> Tensor:
+    """base + merged task vector, the base bit for bit where nothing is added.
+
+    One donor has nobody to disagree with; where its vector is donor - base the end is exactly the donor.
+    """
+    if len(vectors) == 1:
+        share = 1.0 if combine == "weighted_mean" else shares[0]
+        return choose(vectors[0] != 0, line(base, donors[0], share), base)
+    return stepped(base, merged_vector(vectors, shares, vote, combine))
+
+
+def stepped(base: Tensor, vector: Tensor) -> Tensor:
+    """base + vector, written so that a zero of either sign leaves the base as it is, its own zeros' signs too."""
+    return base - (0.0 - vector)
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        result = result + tensor
+    return result

@@ -5,24 +5,29 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from pipeline.merging.blocks import elementwise, pieces
-from pipeline.merging.largest import thresholds
+from pipeline.merging import mergekit
+from pipeline.merging.blocks import elementwise, lazy, matrixwise
+from pipeline.merging.mixup import mixed
+from pipeline.merging.selection import task_vector, thresholds
 from pipeline.merging.settings import Interval
-from pipeline.merging.task_vectors import add, add_one, agreeing, elect
+from pipeline.merging.task_vectors import moved
 from pipeline.merging.task_vectors import trim as trimmed
+
+LINE = KEPT = True
 
 
 def ties(
     base: Tensor,
     donors: Sequence[Tensor],
     *,
-    weight: float,
     shares: Sequence[float] | None = None,
     density: Annotated[float, Interval("[0, 1]")] = 0.2,
     trim: Literal["model", "tensor"] = "model",
     vote: Literal["plain", "weighted"] = "plain",
-    combine: Literal["mean", "sum"] = "mean",
-    scale: Annotated[float, Interval("[0, inf)")] = 1.0,
+    combine: Literal["mean", "weighted_mean", "sum", "max"] = "mean",
+    mixup: Annotated[float, Interval("(0, inf)")] | None = None,
+    draw: Annotated[int, Interval("[0, inf)")] = 0,
+    compat: Literal["none", "mergekit"] = "none",
     whole: list[float] | None = None,
 ) -> Tensor:
     """Trim each task vector, elect a sign for each entry, merge what agrees with it.
@@ -31,51 +36,54 @@ def ties(
         trim:   tau_i <- tau_i where |tau_i| >= the k-th largest |tau_i|, k = int(density * entries), else 0
         elect:  gamma = sign(sum_i tau_i)
         merge:  tau = mean of s_i tau_i over the i with sign(tau_i) = gamma
-        merged = base + a * scale * tau
+        end = base + tau,  merged = base + a * scale * (end - base); scale is the paper's lambda
 
-    weight   a, in [0, 1]
     shares   s_i, by which the task vectors are multiplied; all 1 if None, not normalised
     density  share of the entries that are kept, in [0, 1]; equal magnitudes at the limit are all kept
     trim     model: the largest entries of the whole model, as in the paper; tensor: of each tensor
     vote     plain: gamma as above, as in the paper; weighted: gamma = sign(sum_i s_i tau_i)
-    combine  mean: divided by the number of vectors that agree, as in the paper; sum: not divided
-    scale    the paper's lambda, at least 0
+    combine  mean: divided by the number of vectors that agree, as in the paper; weighted_mean: by the sum of their s_i;
+             sum: not divided; max: the s_i tau_i of largest magnitude among them
+    mixup    draws the shares (M3, see mixup.py), greater than 0: they then split only entries where several vectors
+             agree, and a vector that stands alone counts in full (combine is weighted_mean, vote is plain)
+    draw     which draw
+    compat   mergekit: k of each tensor exactly, a weighted vote in which an even one is positive, the weighted mean
     whole    what `survey` found; None takes the tensor as the whole model
 
     An even vote (a sum of exactly 0) elects no sign and the entry stays the base's. Where a task vector is 0, it neither
-    votes nor counts.
+    votes nor counts. Called directly, `density` may be one number for each donor.
     Reference: Yadav et al. 2023, TIES-merging: resolving interference when merging models, arXiv 2306.01708.
     """
+    densities = [density] * len(donors) if isinstance(density, int | float) else list(density)
+    if mixup is not None:
+        shares, vote, combine = mixed(shares, mixup, draw, len(donors)), "plain", "weighted_mean"
     shares = [1.0] * len(donors) if shares is None else shares
-    limits = whole or _thresholds(lambda: [(base, donors)], density, len(donors))
-    coefficient = weight * scale
+    if compat == "mergekit":
+        return matrixwise(
+            lambda base, *donors: mergekit.generalised_task_arithmetic(
+                base, donors, shares, densities, sparsify="magnitude", consensus=True, normalize=True
+            ),
+            base,
+            *donors,
+        )
+    limits = whole or [
+        thresholds([[task_vector(lazy(base), lazy(donor))]], dense)[0]
+        for donor, dense in zip(donors, densities, strict=True)
+    ]
 
     def block(base: Tensor, *donors: Tensor) -> Tensor:
         vectors = [trimmed(donor - base, limit) for donor, limit in zip(donors, limits, strict=True)]
-        if len(donors) == 1:  # nobody to disagree with
-            return add_one(base, donors[0], vectors[0], coefficient * shares[0])
-        sign = elect(vectors, shares if vote == "weighted" else [1.0] * len(donors))
-        return add(base, agreeing(vectors, shares, sign, combine), coefficient)
+        return moved(base, donors, vectors, shares, vote, combine)
 
     return elementwise(block, base, *donors)
 
 
 def survey(
-    tensors: Callable[[], Iterable[tuple[Tensor, Sequence[Tensor]]]],
-    count: int,
-    *,
-    density: float,
-    trim: str,
-    **_others,
+    tensors: Callable[[], Iterable[tuple]], count: int, *, density: float, trim: str, compat: str, **_others
 ) -> list[float] | None:
     """The magnitude, for each of `count` donors, from which on an entry is kept in the whole model."""
-    return _thresholds(tensors, density, count) if trim == "model" else None
-
-
-def _thresholds(tensors: Callable, density: float, count: int) -> list[float]:
-    def task_vectors() -> Iterable[tuple[Tensor, ...]]:
-        for base, donors in tensors():
-            for base_part, *donor_parts in pieces(base, *donors):
-                yield tuple(donor - base_part for donor in donor_parts)
-
-    return thresholds(task_vectors, count, density)
+    if trim == "tensor" or compat == "mergekit":
+        return None
+    models = [(base, donors) for _, base, donors, _ in tensors()]
+    vectors = [[task_vector(base, donors[i]) for base, donors in models] for i in range(count)]
+    return thresholds(vectors, density, "ties: survey")

@@ -6,7 +6,7 @@ from pipeline import config as configuration
 from pipeline import sources
 from pipeline.errors import ConfigError
 from pipeline.recipe.identity import cache_of, exam_of, files_of, place_of, sentences_of, training_sets
-from pipeline.stages import debias, donor, evaluate, fetch, merge
+from pipeline.stages import calibrate, debias, donor, evaluate, fetch, merge
 from pipeline.store import Artifact, Store
 
 
@@ -65,6 +65,12 @@ class Cell:
         return self.final if {"debias", "evaluate"} & set(self.config["stages"]) else self.merged
 
     @property
+    def line_end(self) -> list[Artifact]:
+        """What the merge shares with its other weights, where its method keeps that."""
+        end = self.merged.inputs.get("end")
+        return [] if end is None else [end]
+
+    @property
     def fetched(self) -> list[Artifact]:
         """Every model that comes from outside, besides the base: all can be compared before anything is computed."""
         found: dict[str, Artifact] = {}
@@ -115,18 +121,7 @@ def describe(config: dict, store: Store) -> Cell:
     trained, donors = _donors(config, store, base, machine)
     # merge
     unit = config["merge"]
-    if unit["name"] == "keep":
-        merged = base
-    else:
-        merged = store.want(
-            merge.merge,
-            base=base,
-            donors=donors,
-            method={"name": unit["name"], "version": unit["version"], **configuration.settings(unit)},
-            weight=config["weight"] if unit["uses_weight"] else None,
-            shares=_shares(config["donor"], donors),
-            recipe=_model_card(config, base, donors),
-        )
+    merged = base if unit["name"] == "keep" else _merged(config, store, base, donors, reads)
     # debias
     final = _debiased(config, store, merged, machine)
 
@@ -212,6 +207,44 @@ def _trained(config: dict, store: Store, base: Artifact, unit: dict, machine: di
         prefix_token=config["model"]["prefix_token"],
         where=place_of(config, declared["files"]),
         machine=machine,
+    )
+
+
+def _merged(config: dict, store: Store, base: Artifact, donors: list[Artifact], reads: dict) -> Artifact:
+    """The merge; what it rests on that does not depend on the weight is an artefact of its own."""
+    unit, settings = config["merge"], configuration.settings(config["merge"])
+    shared = {
+        "base": base,
+        "donors": donors,
+        "shares": _shares(config["donor"], donors),
+        "vocab": config["vocab"],
+        "machine": {key: config["machine"][key] for key in ("device", "threads")},
+    }
+    if unit.get("statistics"):
+        text = configuration.calibration(unit["calibration"])
+        shared["statistics"] = [
+            store.want(
+                calibrate.calibrate,
+                model=model,
+                text=sentences_of(text),
+                kind=unit["statistics"],
+                settings={"examples": unit["examples"], "max_length": unit["max_length"]},
+                where=place_of(config, text["files"]),
+                **reads,
+            )
+            for model in (base, *donors)
+        ]
+    method = {"name": unit["name"], "version": unit["version"], **settings}
+    if unit.get("keeps_end"):
+        along = {key: value for key, value in method.items() if key != "scale"}
+        shared["end"] = store.want(merge.line_end, method=along, **shared)
+    return store.want(
+        merge.merge,
+        method=method,
+        weight=config["weight"] if unit["uses_weight"] else None,
+        recipe=_model_card(config, base, donors),
+        shard_size=config["shard_size"],
+        **shared,
     )
 
 

@@ -22,10 +22,14 @@ def refuse_early(cell: Cell) -> None:
     if "evaluate" in config["stages"]:
         for declared in (config["bias"], config["accuracy"], *training_sets(config).values()):
             datafiles.obtain(**place_of(config, files_of(config, declared)))
+    if unit.get("statistics"):
+        datafiles.obtain(**place_of(config, configuration.calibration(unit["calibration"])["files"]))
     _refuse_full_disk(cell)
-    fetched = cell.fetched
-    if fetched:
-        checkpoint.compare(cell.base.path, [artifact.path for artifact in fetched])
+    direct = {
+        artifact.key for artifact in cell.donors
+    }  # merged as they are; of the others a task vector is taken first
+    checkpoint.align(cell.base.path, [each.path for each in cell.fetched if each.key in direct], config["vocab"])
+    checkpoint.compare(cell.base.path, [each.path for each in cell.fetched if each.key not in direct])
     if "evaluate" in config["stages"]:
         for artifact in cell.leaks.values():
             cell.store.build(artifact)
@@ -56,7 +60,15 @@ def _refuse_full_disk(cell: Cell) -> None:
     size = cell.base.summary["bytes"]
     wide = 4 * cell.base.summary["parameters"]  # donors are kept in float32
     # a training keeps its state too: weights and two moments
-    taken = {"train": 4 * wide, "invert": wide, "randomise": wide, "transfer": wide, "merge": size, "negate": size}
+    taken = {
+        "train": 4 * wide,
+        "invert": wide,
+        "randomise": wide,
+        "transfer": wide,
+        "line_end": wide,
+        "merge": size,
+        "negate": size,
+    }
     needed = sum(taken.get(artifact.stage.name, 0) for artifact in cell.missing())
     free = shutil.disk_usage(cell.store.root).free
     if needed > free:

@@ -51,6 +51,7 @@ def collect(cell: Cell) -> dict:
             "effective_weight": summary.get("effective_weight"),
             "off_axis": summary.get("off_axis"),
             "weights_sha256": _weights(cell.final),
+            **({"lambda": summary["lambda"]} if "lambda" in summary else {}),
         }
         notes = summary.get("notes", [])
     elif unit["name"] == "keep":
@@ -73,7 +74,8 @@ def collect(cell: Cell) -> dict:
         "notes": notes,
         "donor": _strength(cell) if evaluated else None,
         "artifacts": {
-            artifact.key: str(artifact.folder) for artifact in [cell.base, *cell.donors, cell.merged, cell.final]
+            artifact.key: str(artifact.folder)
+            for artifact in [cell.base, *cell.donors, *cell.line_end, cell.merged, cell.final]
         },
         "marks": {"bias": [str(examined.bias["mark"].folder) for examined in (cell.of_base, cell.of_cell)]}
         if evaluated

@@ -1,19 +1,21 @@
 """merge: base and donors in, a Hugging Face folder out."""
 
+import dataclasses
 import json
 import math
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import progress
-from pipeline.checkpoint import Reader, Writer, compare, copy_companions
-from pipeline.errors import CheckpointError
+from pipeline.checkpoint import Reader, Writer
+from pipeline.stages.merge_diagnosis import Merged, Reasons
+from pipeline.stages.models_to_merge import Models
 from pipeline.store import stage
 
-FLAGS = ("name", "version", "uses_weight", "interpolates")
+MERGEKIT = "mergekit.yml"
 
 
-@stage(version=1, unkeyed=("recipe", "shard_size"))
+@stage(version=2, unkeyed=("recipe", "shard_size", "machine"))
 def merge(
     folder: Path,
     *,
@@ -23,129 +25,124 @@ def merge(
     weight: float | None,
     shares: list[float] | None,
     recipe: dict,
+    end: Path | None = None,
+    statistics: list[Path] | None = None,
+    vocab: str = "strict",
     shard_size: int = 5_000_000_000,
+    machine: dict | None = None,
 ) -> dict:
-    """Merge tensor by tensor; no model is held in memory.
+    """Merge tensor by tensor and block by block; no model is held in memory.
 
     method      a YAML of conf/merge: name, version and every setting
     weight      what the donors count, 0 (the base) to 1; None for a method that uses none
     recipe      for the model card: {"base": {"source": ..., hashes}, "donors": [{"source": ..., hashes}]}
+    end         what `line_end` made of the same models and method; None works it out on the way
+    statistics  of the calibrated methods: what `calibrate` made of the base and of each donor
+    vocab       strict, base or union: what is done about tokens that not all models have
     shard_size  bytes from which the weights are split into several files
+    machine     {"device": ..., "threads": ...}
 
-    Writes model.safetensors (or shards and an index), the base's config and tokenizer, README.md and diagnosis.json
-    (undefined numbers are null there). Returns the numbers of the diagnosis and its notes in words.
-    Raises ConfigError for a method, settings or shares that cannot be, CheckpointError for models that do not fit or
-    are not finite: all that headers and configs can tell before a tensor is read.
+    Writes model.safetensors (or shards and an index), config and tokenizer, README.md and diagnosis.json (undefined
+    numbers are null there), and mergekit.yml where mergekit has an equivalent. Returns the numbers of the diagnosis and
+    its notes in words. Raises ConfigError for a method, settings or shares that cannot be, CheckpointError for models
+    that do not fit or are not finite: all that headers and configs can tell before a tensor is read.
     """
-    from pipeline.merging import bind
-    from pipeline.merging.card import card
-    from pipeline.merging.diagnose import Sums, diagnose, layer
+    from pipeline.merging.streaming import streamed
 
-    bound = bind(method["name"], {key: value for key, value in method.items() if key not in FLAGS})
-    bound.check(weight, shares, len(donors))
-    notes = compare(base, donors)
-    read, others = Reader(base), [Reader(donor) for donor in donors]
-    floats = [name for name, info in read.infos.items() if info.is_float]
-
-    def tensors(name: str) -> tuple:
-        return read.read(name, finite=True), [other.read(name, finite=True) for other in others]
-
-    def one_pass():
-        with progress.bar(
-            sum(read.infos[name].bytes for name in floats), f"{bound.name}: survey", unit="B", scale=True
-        ) as bar:
-            for name in floats:
-                yield tensors(name)
-                bar.update(read.infos[name].bytes)
-
-    whole = bound.survey(one_pass, len(donors))
-    reasons, layers, ratios = Counter(), {}, {}
-    same = {f"donor {i}": True for i in range(1, len(donors) + 1)} | {"base": True}
-    writer = Writer(folder, read.infos, shard_size=shard_size)
-    with (
-        writer,
-        progress.bar(
-            sum(info.bytes for info in read.infos.values()), f"merge {bound.name}", unit="B", scale=True
-        ) as bar,
-    ):
-        for name in writer.order:
-            mine, theirs = tensors(name)
-            merged = mine
-            if read.infos[name].is_float:
-                merged = bound(mine, theirs, weight=weight, shares=shares, whole=whole, notes=reasons).to(mine.dtype)
-                _refuse_overflow(name, merged)
-                sums = diagnose(mine, theirs, merged, shares)
-                layers[layer(name)] = layers.get(layer(name), Sums()) + sums
-                ratios[name] = sums.norm_ratio
-            for model, tensor in zip(same, (*theirs, mine), strict=True):
-                same[model] = same[model] and _same_bits(merged, tensor)
-            writer.write(name, merged)
-            bar.update(read.infos[name].bytes)
-
-    total = sum(layers.values(), Sums())
-    notes += [
-        f"{bound.name}: on {count} of {len(floats)} tensors {reason}" for reason, count in sorted(reasons.items())
-    ]
-    notes += _words(total, same, donors, len(read.infos) - len(floats))
-    defined = {name: ratio for name, ratio in ratios.items() if not math.isnan(ratio)}
-    summary = {
-        "effective_weight": total.effective_weight,
-        "off_axis": total.off_axis,
-        "norm_ratio": total.norm_ratio,
-        **_extreme("largest", defined, max),
-        **_extreme("smallest", defined, min),
-        "tensors": len(read.infos),
-        "notes": notes,
-    }
-    by_layer = {
-        name: {"effective_weight": sums.effective_weight, "off_axis": sums.off_axis, "norm_ratio": sums.norm_ratio}
-        for name, sums in sorted(layers.items(), key=lambda item: _by_number(item[0]))
-    }
-    copy_companions(base, folder)
-    (Path(folder) / "diagnosis.json").write_text(
-        json.dumps(_nulls(summary | {"layers": by_layer}), indent=1, allow_nan=False) + "\n"
+    models = Models(base, donors, method, weight, shares, statistics, vocab)
+    merged = Merged(models, weight, None if end is None else Reader(end))
+    writer = Writer(folder, models.infos, shard_size=shard_size)
+    label = f"merge {models.method.name}"
+    with writer, progress.bar(sum(info.bytes for info in models.infos.values()), label, unit="B", scale=True) as bar:
+        jobs = merged.jobs(writer.order)
+        for name, blocks in streamed(jobs, *_machine(machine)):
+            for part, sums in blocks or [(models.empty(name), None)]:
+                merged.add(name, sums)
+                writer.append(part)
+                bar.update(part.numel() * part.element_size())
+    summary = merged.summary()
+    models.aligned.write_companions(folder)
+    _write_words(folder, method, weight, shares, recipe, summary | {"layers": merged.by_layer()})
+    _write_for_mergekit(
+        folder, method, weight, shares, recipe, {info.dtype for info in models.infos.values() if info.is_float}
     )
-    (Path(folder) / "README.md").write_text(card(method, weight, shares, recipe, summary))
     return summary
 
 
-def _refuse_overflow(name: str, merged) -> None:
-    from pipeline.checkpoint.read import count_not_finite
+@stage(version=1, unkeyed=("machine",))
+def line_end(
+    folder: Path,
+    *,
+    base: Path,
+    donors: list[Path],
+    method: dict,
+    shares: list[float] | None,
+    statistics: list[Path] | None = None,
+    vocab: str = "strict",
+    machine: dict | None = None,
+) -> dict:
+    """What a merge would be at weight * scale = 1, in float32 at least: each weight is then one pass along the line.
 
-    if bad := count_not_finite(merged):
-        raise CheckpointError(
-            f"the merge of {name} should be finite, found {bad} of {merged.numel()} entries beyond the range "
-            f"of {merged.dtype}, the base's dtype: lower weight or merge.scale, or use a base in a wider dtype"
-        )
+    The arguments are those of `merge`; `method` is without its scale. Writes model.safetensors, floating-point tensors only. Returns how often, by
+    reason in words, the method's definition degenerated.
+    """
+    from pipeline.checkpoint.read import dtypes
+    from pipeline.merging.blocks import working_dtype
+    from pipeline.merging.streaming import streamed
+
+    models = Models(base, donors, method | {"scale": 1.0}, 0.0, shares, statistics, vocab)
+    infos = {
+        name: dataclasses.replace(info, dtype="F64" if info.dtype == "F64" else "F32")
+        for name, info in models.infos.items()
+        if name in models.floats and models.original[name] == name
+    }
+    reasons = Reasons()
+    writer = Writer(folder, infos)
+
+    def jobs() -> Iterator[tuple]:
+        for name in writer.order:
+            tensors = models.tensors(name)
+            result = models.method.end(*tensors[:2], notes=reasons.of(name), **models.given(name))
+            dtype = working_dtype(tensors[0])
+            yield name, result, lambda start, stop, result=result, dtype=dtype: result.read(start, stop, dtype).cpu()
+
+    label = f"{models.method.name}: what all weights share"
+    with writer, progress.bar(sum(info.bytes for info in infos.values()), label, unit="B", scale=True) as bar:
+        for name, blocks in streamed(jobs(), *_machine(machine)):
+            for part in blocks:
+                part = part.to(dtypes()[infos[name].dtype])
+                writer.append(part)
+                bar.update(part.numel() * part.element_size())
+    return {"reasons": reasons.write(folder)}
 
 
-def _same_bits(mine, theirs) -> bool:
-    import torch
+def _machine(machine: dict | None) -> tuple[int, str]:
+    from pipeline.stages.donor import device_of
 
-    return mine.dtype == theirs.dtype and torch.equal(
-        mine.reshape(-1).view(torch.uint8), theirs.reshape(-1).view(torch.uint8)
-    )
-
-
-def _words(total, same: dict[str, bool], donors: list[Path], not_float: int) -> list[str]:
-    words = [f"the result is bit-identical to the {model}" for model, is_same in same.items() if is_same]
-    if donors and total.dd == 0:
-        words.append(
-            "no tensor differs between the base and the donors' mean: effective weight and off-axis are undefined"
-        )
-    if not_float:
-        words.append(f"{not_float} tensors are not floating point and are the base's")
-    return words
+    machine = machine or {}
+    return machine.get("threads") or 1, device_of(machine.get("device") or "cpu")
 
 
-def _extreme(which: str, ratios: dict[str, float], choose) -> dict:
-    name = choose(ratios, key=ratios.get, default=None)
-    return {f"{which}_norm_ratio": ratios.get(name, math.nan), f"{which}_norm_ratio_tensor": name}
+def _write_words(folder: Path, method: dict, weight, shares, recipe: dict, summary: dict) -> None:
+    """The model card, the diagnosis, and mergekit's recipe where it has one."""
+    from pipeline.merging.card import card
+
+    text = json.dumps(_nulls(summary), indent=1, allow_nan=False)
+    (Path(folder) / "diagnosis.json").write_text(text + "\n")
+    (Path(folder) / "README.md").write_text(card(method, weight, shares, recipe, summary))
 
 
-def _by_number(name: str) -> list:
-    """Layer 10 after layer 9."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
+def _write_for_mergekit(folder: Path, method: dict, weight, shares, recipe: dict, dtypes: set[str]) -> None:
+    """The recipe with which mergekit makes the same merge; nothing where there is none."""
+    from pipeline.merging.mergekit.writing import write
+
+    known = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+    if len(dtypes) != 1 or not dtypes <= known.keys():
+        return
+    donors = [str(donor.get("source")) for donor in recipe["donors"]]
+    text = write(method, weight, shares, str(recipe["base"].get("source")), donors, known[dtypes.pop()])
+    if text is not None:
+        (Path(folder) / MERGEKIT).write_text(text)
 
 
 def _nulls(value):

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import sys
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -87,7 +88,10 @@ def settle(config: dict, overrides: dict, workers: int) -> dict:
     model, donor, machine = dict(config["model"]), dict(config["donor"]), dict(config["machine"])
     if config["stages"] == ["aggregate"]:
         return config
-    if "model.base" in given:
+    if config["merge"]["name"] == "recipe":
+        config = config | _from_recipe(config)
+        model, donor = config["model"], config["donor"]
+    elif "model.base" in given:
         own = {"name": model["base"].rstrip("/").split("/")[-1].split("@")[0], "prefix_token": None, "sha256": None}
         model |= {key: value for key, value in own.items() if f"model.{key}" not in given}
     cache = Path(config["store"]).absolute() / "downloads"
@@ -100,6 +104,29 @@ def settle(config: dict, overrides: dict, workers: int) -> dict:
     cores = os.cpu_count() or 1
     machine["threads"] = machine["threads"] or max(1, cores // (cores if workers < 1 else workers))
     return config | {"model": model, "donor": donor, "machine": machine}
+
+
+def _from_recipe(config: dict) -> dict:
+    """merge=recipe: the models and the setting that the mergekit YAML merge.file describes."""
+    from pipeline.merging.mergekit import reading
+
+    file = Path(config["merge"]["file"]).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"merge.file should be a mergekit YAML, found no file {file}; change merge.file=")
+    described = reading.read(file.read_text(encoding="utf-8"), lambda name: Path(name).is_dir())
+    unit = reading.unit(described)
+    for note in described.get("notes", []):
+        print(f"{file.name}: {note}", file=sys.stderr)
+    base = {"name": unit["base"].rstrip("/").split("/")[-1].split("@")[0], "prefix_token": None, "sha256": None}
+    return {
+        **({"vocab": "base"} if described["tokenizer"] == "base" else {}),
+        "model": {**config["model"], **base, "base": unit["base"]},
+        "donor": {
+            **configuration.plain_file(configuration.CONF / "donor" / "checkpoints.yaml"),
+            "models": unit["donors"],
+        },
+        "merge": {**config["merge"], "recipe": unit["recipe"]},
+    }
 
 
 def as_dict(overrides) -> dict:

@@ -146,11 +146,15 @@ def _say_failures(failed: list[dict]) -> None:
 
 
 def _drop_models(records: list[dict], frame) -> None:
-    """Honour keep=front: of the merged models that this sweep made, those on the front stay; others are rebuilt on demand."""
+    """Honour keep: of the merged models that this sweep made those on the front stay; others are rebuilt on demand.
+
+    What the weights of a merge share goes too, now that all of them are done. (With keep=none a cell drops its own.)
+    """
     front = set(frame.loc[frame["on_front"].eq(True), "merge_key"])
     stays = front | {key for record in records if record.get("keep") == "all" for key in record.get("built", [])}
     for record in records:
         for key, folder in ((record.get("result") or {}).get("artifacts") or {}).items():
-            made = key in record.get("built", []) and key.split("-")[0] in ("merge", "negate")
-            if record.get("keep") == "front" and made and key not in stays:
+            kind, made = key.split("-")[0], key in record.get("built", [])
+            done = kind == "line_end" if record.get("keep") == "none" else kind in ("line_end", "merge", "negate")
+            if record.get("keep") in ("front", "none") and made and done and key not in stays:
                 drop(Path(folder))

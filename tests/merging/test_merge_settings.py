@@ -20,7 +20,7 @@ BASE = {"w": torch.ones(2, 2)}
         ("../x", {}, "found '../x'"),
         ("__init__", {}, "merge should be"),
         ("ties", {"densty": 0.1}, "found densty: leave out merge.densty"),
-        ("linear", {"density": 0.1}, "settings of merge=linear are none, found density"),
+        ("linear", {"density": 0.1}, "settings of merge=linear are mixup, draw, compat, found density"),
         ("ties", {"density": 1.5}, r"merge.density should be a number in \[0, 1\], found 1.5: change merge.density"),
         ("ties", {"density": -0.1}, "merge.density"),
         ("ties", {"density": math.nan}, "merge.density"),

@@ -5,15 +5,15 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.stages.merge import merge
+from pipeline.stages.merge import line_end, merge
 from tests.merging import naive_merges as naive
-from tests.merging.merge_tables import declared, settings
+from tests.merging.merge_tables import declared, distance, exact, of_tensors, takes
+from tests.merging.merge_tables import run as in_memory
 
 ALL = declared()
 DONORS = ("stories260K-ft-stereotype", "stories260K-ft-anti-stereotype", "stories260K-ft-gsm8k")
@@ -45,40 +45,41 @@ def small(folder: Path, seed: int, dtype=torch.float32, **changed) -> Path:
 def run(
     folder: Path, base: Path, *donors: Path, name="linear", weight: float | None = 0.3, shares=None, **changed
 ) -> dict:
+    """The merge as a cell makes it: by way of the end of the line where the method keeps it."""
     folder.mkdir()
     recipe = {
         "base": {"source": f"path:{base.name}", "sha256": "11"},
         "donors": [{"source": f"hub:o/{d.name}@12", "sha256": "22"} for d in donors],
     }
-    shard = {"shard_size": changed.pop("shard_size")} if "shard_size" in changed else {}
-    return merge(
-        folder,
-        base=base,
-        donors=list(donors),
-        method=ALL[name] | changed,
-        weight=weight,
-        shares=shares,
-        recipe=recipe,
-        **shard,
-    )
+    told = {key: changed.pop(key) for key in ("shard_size", "vocab", "machine") if key in changed}
+    method = ALL[name] | changed
+    shared = {"base": base, "donors": list(donors), "method": method, "shares": shares}
+    if method.get("keeps_end"):
+        shared["end"] = folder.parent / f"end of {folder.name}"
+        shared["end"].mkdir()
+        kept = {key: value for key, value in told.items() if key != "shard_size"}
+        line_end(shared["end"], **{key: value for key, value in shared.items() if key != "end"}, **kept)
+    return merge(folder, weight=weight if method["uses_weight"] else None, recipe=recipe, **shared, **told)
 
 
-@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("count", [1, 3])
-def test_whole_real_models_against_float64(name, count, stories, tmp_path):
-    if name == "slerp" and count > 1:
-        pytest.skip("slerp takes one donor")
+@pytest.mark.parametrize("name", of_tensors())
+def test_whole_real_models_as_dicts_of_tensors_and_against_float64(name, count, stories, tmp_path):
+    """Streamed from files, in blocks, on threads, and by way of an end: the same bits as from dicts."""
+    if not takes(name, count):
+        pytest.skip(f"{name} takes another number of donors than {count}")
     shares = None if count == 1 else [0.5, 0.2, 0.3]
-    models = [stories / "stories260K", *(stories / donor for donor in DONORS[:count])]
-    run(tmp_path / "out", *models, name=name, weight=0.4, shares=shares)
+    folders = [stories / "stories260K", *(stories / donor for donor in DONORS[:count])]
+    run(tmp_path / "out", *folders, name=name, weight=0.4, shares=shares, machine={"device": "cpu", "threads": 3})
     merged = load_file(tmp_path / "out" / "model.safetensors")
-    base, *donors = (
-        {key: t.double().numpy() for key, t in load_file(model / "model.safetensors").items()} for model in models
-    )
-    expected = getattr(naive, name)(base, donors, 0.4, shares, **settings(ALL[name]))
-    assert merged.keys() == expected.keys()
-    for key, tensor in expected.items():
-        assert np.linalg.norm(merged[key].double().numpy() - tensor) < 1e-6 * np.linalg.norm(tensor), key
+    base, *donors = (load_file(folder / "model.safetensors") for folder in folders)
+    again = in_memory(name, base, donors, 0.4, shares)
+    assert merged.keys() == again.keys()
+    for key, tensor in again.items():
+        assert torch.equal(merged[key], tensor), key
+    if hasattr(naive, name):
+        errors = distance(merged, exact(name, base, donors, 0.4, shares), [base, *donors])
+        assert max(errors.values()) < 1e-6, errors
 
 
 def test_transformers_loads_the_folder(stories, tmp_path):
@@ -95,16 +96,17 @@ def test_transformers_loads_the_folder(stories, tmp_path):
     assert model(tokens).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", of_tensors())
 def test_shards_threads_and_a_second_run_do_not_change_a_bit(name, tmp_path):
-    base, donor = (small(tmp_path / role, seed) for seed, role in enumerate(("base", "donor")))
-    one = run(tmp_path / "one", base, donor, name=name)
+    base, *donors = (small(tmp_path / role, seed) for seed, role in enumerate(("base", "donor", "other")))
+    donors = donors[: 1 if takes(name, 1) else 2]
+    one = run(tmp_path / "one", base, *donors, name=name)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 3)
-        assert run(tmp_path / "two", base, donor, name=name) == one
-        run(tmp_path / "shards", base, donor, name=name, shard_size=100)
-        run(tmp_path / "from_shards", tmp_path / "shards", donor, name="keep")
+        assert run(tmp_path / "two", base, *donors, name=name, machine={"threads": 5}) == one
+        run(tmp_path / "shards", base, *donors, name=name, shard_size=100)
+        run(tmp_path / "from_shards", tmp_path / "shards", *donors, name="keep")
     finally:
         torch.set_num_threads(before)
     for file in ("model.safetensors", "README.md", "diagnosis.json"):
@@ -119,7 +121,9 @@ def test_the_summary_the_diagnosis_and_the_card(tmp_path):
     base, one, two = (small(tmp_path / role, seed) for seed, role in enumerate(("base", "one", "two")))
     summary = run(tmp_path / "out", base, one, two, weight=0.25, shares=[1.0, 3.0])
     assert summary["effective_weight"] == pytest.approx(0.25, abs=1e-6) and summary["off_axis"] < 1e-6
-    assert summary["tensors"] == 6 and summary["notes"] == ["1 tensors are not floating point and are the base's"]
+    assert summary["tensors"] == 6 and summary["notes"] == [
+        "1 tensors are not floating-point parameters and are the base's"
+    ]
     assert summary["smallest_norm_ratio"] <= summary["norm_ratio"] <= summary["largest_norm_ratio"]
     diagnosis = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
     assert list(diagnosis["layers"]) == ["model", "model.embed", "model.layers.0", "model.layers.9", "model.layers.10"]
@@ -153,7 +157,7 @@ def test_degenerate_merges_say_so(tmp_path):
         in run(tmp_path / "ties", base, donor, name="ties", weight=1.0, density=1.0)["notes"]
     )
     notes = run(tmp_path / "slerp", base, near, name="slerp")["notes"]
-    assert "slerp: on 5 of 5 tensors the two are nearly parallel (|cos| > 0.9995), so the arc is a line" in notes
+    assert "on 5 of 5 tensors the two are nearly parallel (|cos| > 0.9995), so the arc is a line" in notes
     assert (
         run(tmp_path / "keep", base, name="keep", weight=None)["notes"][0] == "the result is bit-identical to the base"
     )
@@ -168,11 +172,12 @@ def test_float16_that_overflows_is_refused(tmp_path):
         run(tmp_path / "out", base, donor, name="ties", weight=1.0, density=1.0, scale=2.0)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "keep"])
+@pytest.mark.parametrize("name", [name for name in of_tensors() if name != "keep"])
 def test_nan_is_refused_by_name(name, tmp_path):
     base = small(tmp_path / "base", 0)
     donor = small(tmp_path / "donor", 1, **{"model.layers.9.w": torch.full((4, 5), math.nan)})
-    for i, pair in enumerate([(base, donor), (donor, base)]):
+    more = [] if takes(name, 1) else [small(tmp_path / "other", 2)]
+    for i, pair in enumerate([(base, donor, *more), (donor, base, *more)]):
         with pytest.raises(CheckpointError, match=r"model.layers.9.w should hold finite numbers"):
             run(tmp_path / f"out{i}", *pair, name=name)
 

@@ -92,12 +92,12 @@ def test_reading_agrees_with_safetensors_own_reader(folder):
 
 def test_headers_compare_and_the_merge_stage_load_no_torch(folder):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom pipeline.checkpoint import Writer, Reader, compare, headers\n"
+        "import sys\nfrom pathlib import Path\nfrom pipeline.checkpoint import Writer, Reader, align, compare, headers\n"
         "import pipeline.stages.merge\n"
-        f"f = Path({str(folder)!r}); headers(f); compare(f, [f]); Reader(f)\n"
+        f"f = Path({str(folder)!r}); headers(f); compare(f, [f]); align(f, [f], 'union'); Reader(f)\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'safetensors', 'transformers')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def test_writing_gives_the_same_tensors_and_the_same_bytes(folder, tmp_path):
@@ -153,6 +153,40 @@ def test_no_tensors_at_all(tmp_path):
     with Writer(tmp_path, {}):
         pass
     assert headers(tmp_path) == {} and load_file(tmp_path / "model.safetensors") == {}
+
+
+@pytest.mark.parametrize("size", [1, 30, 5_000])
+@pytest.mark.parametrize("step", [1, 2, 5, 100])
+def test_a_tensor_is_written_in_parts(folder, tmp_path, size, step):
+    reader = Reader(folder)
+    with Writer(tmp_path, reader.infos, shard_size=size) as writer:
+        for name in writer.order:
+            flat = reader.read(name).reshape(-1)
+            for part in flat.split(step) if len(flat) else [flat]:
+                writer.append(part)
+    written = Reader(tmp_path)
+    assert same({name: written.read(name) for name in written.infos}, TENSORS)
+
+
+def test_parts_that_do_not_fit_their_tensor(folder, tmp_path):
+    reader = Reader(folder)
+    alone = {"a.w": reader.infos["a.w"]}
+    with (
+        pytest.raises(ValueError, match="2 entries of a.w were announced"),
+        Writer(tmp_path, alone) as writer,
+    ):
+        writer.append(torch.zeros(10))
+    for part, said in [
+        (torch.zeros(13), r"expected 12 entries of a.w \[3, 4\] in F32, then came 13"),
+        (torch.zeros(2).half(), "then came 2 entries of torch.float16"),
+    ]:
+        with pytest.raises(ValueError, match=said), Writer(tmp_path, alone) as writer:
+            writer.append(part)
+    with pytest.raises(ValueError, match="expected 7 entries of a.w"), Writer(tmp_path, alone) as writer:
+        writer.append(torch.zeros(5))
+        writer.write("a.w", torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="expected nothing more"), Writer(tmp_path, {}) as writer:
+        writer.append(torch.zeros(1))
 
 
 def test_a_writer_takes_what_was_announced(folder, tmp_path):
@@ -339,7 +373,7 @@ def test_compare_takes_what_fits(folder, tmp_path):
         (
             TENSORS,
             {"vocabulary": ("a", "b", "c")},
-            "vocab_size should be the same, found 2 in the base .* and 3 in the donor",
+            r"found token 'c' with id none in the base .* and 2 in the donor .* or say vocab=base",
         ),
         (TENSORS, {"vocabulary": ("b", "a")}, "found token 'a' with id 0 in the base .* and 1 in the donor"),
         (TENSORS, {"vocabulary": ("a", "c")}, "found token 'b' with id 1 in the base .* and none in the donor"),

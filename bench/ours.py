@@ -1,0 +1,37 @@
+"""One merge by the merge stage, as a process of its own: python bench/ours.py METHOD OUT WEIGHTS BASE DONOR... [key=value]
+
+The part of `python -m pipeline stages=[merge]` that merges: the store around it, which hashes what comes in and what goes
+out, is left out, because mergekit has none.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from pipeline.stages import merge as stages
+
+CONF = Path(__file__).resolve().parents[1] / "conf" / "merge"
+
+
+def main(name: str, out: str, weights: str, *rest: str) -> None:
+    changed = {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in rest if "=" in each)}
+    base, *donors = [Path(each) for each in rest if "=" not in each]
+    threads = changed.pop("threads", 2)
+    unit = yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changed
+    method = {key: value for key, value in unit.items() if key not in ("uses_weight", "interpolates", "keeps_end")}
+    shared = {"base": base, "donors": donors, "shares": None, "machine": {"device": "cpu", "threads": threads}}
+    if unit.get("keeps_end"):
+        shared["end"] = Path(out) / "end"
+        shared["end"].mkdir(parents=True)
+        along = {key: value for key, value in method.items() if key != "scale"}
+        stages.line_end(shared["end"], method=along, **{key: value for key, value in shared.items() if key != "end"})
+    for weight in weights.split(","):
+        folder = Path(out) / f"weight-{weight}"
+        folder.mkdir(parents=True)
+        recipe = {"base": {"source": f"path:{base}"}, "donors": [{"source": f"path:{donor}"} for donor in donors]}
+        stages.merge(folder, method=method, weight=float(weight), recipe=recipe, **shared)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

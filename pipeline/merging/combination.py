@@ -1,0 +1,35 @@
+"""Weighted sums of whole models, written so that equal parents give the parent, bit for bit."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.merging.blocks import Lazy, elementwise
+
+# Coefficients that sum to 1 up to the rounding of float64 are taken to sum to 1.
+ROUNDING = 1e-12
+
+
+def combination(coefficients: Sequence[float], tensors: Sequence[Tensor | Lazy]) -> Tensor | Lazy:
+    """sum_i k_i x_i, as x_p - sum_i k_i (x_p - x_i) + (sum_i k_i - 1) x_p, where x_p has the largest coefficient."""
+    k = np.asarray(coefficients, dtype=np.float64)
+    pivot = int(np.argmax(np.abs(k)))
+    excess = float(np.add.reduce(k)) - 1
+    steps = [(i, float(k[i])) for i in range(len(k)) if i != pivot and k[i] != 0]
+
+    def block(first: Tensor, *rest: Tensor) -> Tensor:
+        here = (first, *rest)
+        result = here[pivot]
+        for i, coefficient in steps:
+            step = (here[pivot] - here[i]) * coefficient
+            result = result - (step + 0.0 if coefficient < 0 else step)  # subtracting +0 keeps the sign of a zero
+        return result if abs(excess) <= ROUNDING else result + here[pivot] * excess
+
+    return elementwise(block, *tensors)
+
+
+def model_weights(weight: float, shares: Sequence[float] | None, donors: int) -> np.ndarray:
+    """(1 - a, a s_1 / sum s, a s_2 / sum s, ...): what the base and each donor count, summing to 1."""
+    shares = np.ones(donors) if shares is None else np.asarray(shares, dtype=np.float64)
+    return np.array([1 - weight, *(weight * shares / np.add.reduce(shares))])
