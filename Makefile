@@ -30,6 +30,15 @@ test: setup ## style, import floors and all tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+bench-merge: setup .mergekit/ready ## merges of 0.5 B-parameter models, ours and mergekit 0.1.5's, into bench/README.md (half an hour)
+	$(BIN)/python bench/merge.py --mergekit .mergekit/bin/python
+
+.mergekit/ready:
+	$(PYTHON) -m venv .mergekit
+	.mergekit/bin/python -m pip install -qq --disable-pip-version-check $(TORCH)
+	.mergekit/bin/python -m pip install -qq --disable-pip-version-check mergekit==0.1.5
+	@touch $@
+
 ui: setup ## open the MLflow store of runs/ at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --workers 1 --port 5000 --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db
 
@@ -38,6 +47,6 @@ lock: setup ## write the versions that are installed now into constraints.txt
 	  $(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude merging-and-bias | grep -viE '^(nvidia|cuda|triton)' ) > constraints.new && mv constraints.new constraints.txt
 
 clean: ## remove .venv; results in runs/ stay
-	rm -rf .venv
+	rm -rf .venv .mergekit
 
-.PHONY: help setup demo control test ui lock clean
+.PHONY: help setup demo control test bench-merge ui lock clean

@@ -32,7 +32,7 @@ METHODS = {
     "slerp": (1, {}, "slerp", {"t": 0.3}, None),
     "nuslerp": (2, {}, "nuslerp", {}, [{"weight": 0.5}, {"weight": 0.5}]),
     "karcher": (2, {}, "karcher", {}, None),
-    "nearswap": (1, {}, "nearswap", {"t": 0.0005}, None),
+    "nearswap": (1, {"mode": "absolute"}, "nearswap", {"t": 0.3}, None),
     "task_arithmetic": (2, {}, "task_arithmetic", {"lambda": 0.3}, [{"weight": 1.0}] * 2),
     "ties": (2, {"density": 0.5}, "ties", {"lambda": 0.3}, [{"weight": 1.0, "density": 0.5}] * 2),
     "dare": (2, {"vote": "plain"}, "dare_ties", {"lambda": 0.3}, [{"weight": 1.0, "density": 0.5}] * 2),
@@ -125,20 +125,19 @@ class Bench:
         models = [str(model / "model.safetensors") for model in (self.base, *self.donors[:count])]
         return measure([sys.executable, "-c", code, *models, str(self._out() / "copy")])
 
-    def naive_tsvm(self, layers: int) -> tuple[Cost, Cost]:
-        """Ours and a plain float32 implementation by torch.linalg.svd, on a model of few layers."""
+    def shallow(self, layers: int) -> list[Path]:
+        """Base and two donors with another number of layers."""
         base = make(self.room / f"base-{layers}", 10, layers=layers)
-        donors = [make(self.room / f"donor-{layers}-{i}", 10 + i, base, layers) for i in (1, 2)]
-        ours = self.ours("tsvm", models=[base, *donors])
-        out = self._out() / "naive"
-        return ours, measure(
-            [sys.executable, str(HERE / "naive_tsvm.py"), str(out), "0.3", str(base), *map(str, donors)]
-        )
+        return [base, *(make(self.room / f"donor-{layers}-{i}", 10 + i, base, layers) for i in (1, 2))]
+
+    def naive_tsvm(self, layers: int) -> tuple[Cost, Cost]:
+        """Ours in float64, and a plain float32 implementation by torch.linalg.svd."""
+        models = self.shallow(layers)
+        ours, out = self.ours("tsvm", models=models), self._out() / "naive"
+        return ours, measure([sys.executable, str(HERE / "naive_tsvm.py"), str(out), "0.3", *map(str, models)])
 
     def deep(self, name: str, layers: int) -> Cost:
-        base = make(self.room / f"base-{layers}", 20, layers=layers)
-        donors = [make(self.room / f"donor-{layers}-{i}", 20 + i, base, layers) for i in (1, 2)]
-        return self.ours(name, models=[base, *donors[: METHODS[name][0]]])
+        return self.ours(name, models=self.shallow(layers)[: METHODS[name][0] + 1])
 
     def _out(self) -> Path:
         out = self.room / "out"
@@ -196,12 +195,13 @@ def extras(bench: Bench, start: Cost, say) -> None:
         f"Reading three checkpoints and writing one: {copy.cpu:.1f} CPU s, {copy.wall:.1f} s; linear, start-up aside: "
         f"{linear.cpu - start.cpu:.1f} CPU s, {linear.wall - start.wall:.1f} s: {ratio:.1f} times the wall time."
     )
-    for name in ("ties", "della", "tsvm"):
-        one, five = bench.ours(name), bench.ours(name, "0.1,0.2,0.3,0.4,0.5")
-        say(f"Five weights of {name} against one: {five.cpu:.1f} / {one.cpu:.1f} CPU s = {five.cpu / one.cpu:.2f}.")
-    ours, naive = bench.naive_tsvm(2)
+    for name, models in (("ties", None), ("della", None), ("tsvm", bench.shallow(4))):
+        one, five = (bench.ours(name, weights, models) for weights in ("0.3", "0.1,0.2,0.3,0.4,0.5"))
+        what = f"{name} (4 layers)" if models else name
+        say(f"Five weights of {what} against one: {five.cpu:.1f} / {one.cpu:.1f} CPU s = {five.cpu / one.cpu:.2f}.")
+    ours, naive = bench.naive_tsvm(4)
     say(
-        f"tsvm on two layers, ours against torch.linalg.svd: {ours.cpu:.1f} / {naive.cpu:.1f} CPU s, "
+        f"tsvm on four layers, ours in float64 against torch.linalg.svd in float32: {ours.cpu:.1f} / {naive.cpu:.1f} CPU s, "
         f"{naive.cpu / ours.cpu:.1f} times."
     )
     for name in ("linear", "ties"):

@@ -206,4 +206,10 @@ def _notes_without_tokens(base: Model, donor: Model) -> list[str]:
 def _told_of_new(donor: Model, new: dict[str, dict]) -> list[str]:
     here = [token for token in new if token in donor.tokens.ids]
     shown = ", ".join(repr(token) for token in here[:3]) + (", …" if len(here) > 3 else "")
-    return [f"vocab=union: {len(here)} tokens were added ({shown}); donor {donor.folder}"] if here else []
+    return (
+        [
+            f"vocab=union: tokens that the base lacks were added, {len(here)} of this donor ({shown}); donor {donor.folder}"
+        ]
+        if here
+        else []
+    )
