@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pipeline.checkpoint.read import count_not_finite
 from pipeline.errors import CheckpointError
 from pipeline.merging.blocks import lazy, working_dtype
 from pipeline.merging.method import Method, bind, defaults, methods
@@ -39,12 +40,14 @@ def merge(
 
     Tensors that are not floating point are the base's.
     Raises ConfigError for a method, setting, weight or shares that cannot be, CheckpointError where names or shapes
-    differ.
+    differ, and for NaN or infinity.
     """
     bound = bind(method, {**defaults(method), **settings})
     bound.check(weight, shares, len(donors))
     for i, donor in enumerate(donors):
         _refuse_unlike(base, donor, i)
+    for whose, model in (("the base", base), *((f"donor {i}", donor) for i, donor in enumerate(donors))):
+        _refuse_not_finite(whose, model)
     floats = {
         name: (lazy(tensor), [lazy(donor[name]) for donor in donors])
         for name, tensor in base.items()
@@ -59,6 +62,15 @@ def merge(
         else:
             merged[name] = tensor.clone()
     return merged
+
+
+def _refuse_not_finite(whose: str, model: dict[str, Tensor]) -> None:
+    for name, tensor in model.items():
+        if tensor.is_floating_point() and (bad := count_not_finite(tensor)):
+            raise CheckpointError(
+                f"{name} should hold finite numbers, found NaN or infinity in {bad} of {tensor.numel()} entries in "
+                f"{whose}: change the dicts"
+            )
 
 
 def _refuse_unlike(base: dict[str, Tensor], donor: dict[str, Tensor], place: int) -> None:

@@ -46,7 +46,7 @@ def card(
             else "; the method has no weight."
         ),
         f"Settings: {', '.join(settings)}." if settings else "The method has no settings.",
-        "Arithmetic in float32 at least, rounded once to the base's dtype. Config and tokenizer are the base's.",
+        "Arithmetic in float32 at least, rounded once to the base's dtype. Config and tokenizer are the base's, with the tokens that vocab=union added.",
         "",
         "## Sources",
         "",

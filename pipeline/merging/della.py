@@ -108,7 +108,9 @@ def _pruned(tau: Tensor, uniform: Tensor, density: float, epsilon: float, rescal
     if density == 0:
         return torch.zeros_like(tau)
     p = _probabilities(tau, density, epsilon)
-    return (tau / p if rescale == "inverse_prob" else tau) * indicator(torch.lt, uniform, p)
+    keeps = indicator(torch.lt, uniform, p)
+    # where p is 0 nothing is kept, and nothing may be divided by it; 2^-24 is the step of the uniform numbers
+    return (tau / p.clamp_(min=2**-24) if rescale == "inverse_prob" else tau) * keeps
 
 
 def _probabilities(tau: Tensor, density: float, epsilon: float) -> Tensor:

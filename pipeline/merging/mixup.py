@@ -8,6 +8,9 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.merging.blocks import Uniform
 
+# A share never quite vanishes, so that a vector that stands alone is found by s tau / s; to any other it adds nothing.
+LEAST = 2.0**-60
+
 
 def mixed(shares: Sequence[float] | None, mixup: float | None, draw: int, donors: int) -> Sequence[float] | None:
     """The shares that a merge uses: those given where mixup is None, otherwise a draw that sums to 1.
@@ -31,13 +34,13 @@ def mixed(shares: Sequence[float] | None, mixup: float | None, draw: int, donors
         )
     if donors == 2:
         share = mixing_ratio(mixup, draw)
-        return [share, 1 - share]
+        return [max(share, LEAST), max(1 - share, LEAST)]
     from scipy.stats import gamma
 
     sizes = gamma.ppf(_uniform(draw, donors), mixup)
     if not np.add.reduce(sizes) > 0:  # a tiny `mixup` underflows: all of the weight on one donor
         sizes = np.eye(donors)[int(np.argmax(_uniform(draw, donors)))]
-    return (sizes / np.add.reduce(sizes)).tolist()
+    return np.maximum(sizes / np.add.reduce(sizes), LEAST).tolist()
 
 
 def mixing_ratio(mixup: float, draw: int) -> float:

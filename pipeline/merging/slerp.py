@@ -47,7 +47,8 @@ def slerp(
     cos = 0.0 if short else max(-1.0, min(1.0, xy / (math.sqrt(xx) * math.sqrt(yy))))
     if short and base.numel():
         notes["one of the two is zero and has no direction, so the angle is taken as 90 degrees"] += 1
-    if abs(cos) > (0.9995 if compat == "mergekit" else colinear):
+    colinear = 0.9995 if compat == "mergekit" else colinear
+    if abs(cos) > colinear:
         way = "parallel" if cos > 0 else "opposite"
         notes[f"the two are nearly {way} (|cos| > {colinear}), so the arc is a line"] += 1
         return elementwise(lambda base, donor: line(base, donor, weight), base, donor)

@@ -53,4 +53,5 @@ def streamed(
                 yield what, future.result()
         finally:
             stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)  # a survey that waits for its blocks ends too
             coordinator.join()

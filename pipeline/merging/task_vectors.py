@@ -32,6 +32,8 @@ def merged_vector(vectors: Sequence[Tensor], shares: Sequence[float], vote: str,
     if vote != "none":
         sign = elect(vectors, shares if vote == "weighted" else None)
         vectors = [torch.relu(vector * sign) * sign for vector in vectors]  # itself where it has the sign, else 0
+    if combine == "weighted_mean":
+        shares = [share / max(shares) for share in shares]  # their ratios count, whatever their size
     scaled = [vector if share == 1 else vector * share for vector, share in zip(vectors, shares, strict=True)]
     if combine == "max":
         return largest(scaled)

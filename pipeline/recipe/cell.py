@@ -326,6 +326,7 @@ def origin(config: dict, artifact: Artifact) -> dict:
     }
     return {
         "source": artifact.inputs["source"],
+        **({"adapter": "applied to its base"} if "base" in pinned else {}),
         **told,
         **{f"sha256 of {name}": value for name, value in weights.items()},
     }

@@ -13,6 +13,7 @@ from pipeline.stages.models_to_merge import Models
 from pipeline.store import stage
 
 MERGEKIT = "mergekit.yml"
+DERIVED = {"key", "adapter"}  # of a model in `recipe`: it was made here, and mergekit could not find it
 
 
 @stage(version=2, unkeyed=("recipe", "shard_size", "machine"))
@@ -63,9 +64,9 @@ def merge(
     summary = merged.summary()
     models.aligned.write_companions(folder)
     _write_words(folder, method, weight, shares, recipe, summary | {"layers": merged.by_layer()})
-    _write_for_mergekit(
-        folder, method, weight, shares, recipe, {info.dtype for info in models.infos.values() if info.is_float}
-    )
+    if models.as_stored and not any(model.keys() & DERIVED for model in (recipe["base"], *recipe["donors"])):
+        dtypes = {info.dtype for info in models.infos.values() if info.is_float}
+        _write_for_mergekit(folder, method, weight, shares, recipe, dtypes)
     return summary
 
 
@@ -109,7 +110,7 @@ def line_end(
     label = f"{models.method.name}: what all weights share"
     with writer, progress.bar(sum(info.bytes for info in infos.values()), label, unit="B", scale=True) as bar:
         for name, blocks in streamed(jobs(), *_machine(machine)):
-            for part in blocks:
+            for part in blocks or [models.empty(name)]:
                 part = part.to(dtypes()[infos[name].dtype])
                 writer.append(part)
                 bar.update(part.numel() * part.element_size())

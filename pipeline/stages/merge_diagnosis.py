@@ -67,7 +67,7 @@ class Merged:
                 part = lambda start, stop, name=original: self.end.part(name, start, stop)  # noqa: E731
                 given = {"end": Stored(part, base.shape, base.dtype)}
             else:
-                given = {"notes": self.reasons.of(name), **self.models.given(original)}
+                given = {"notes": self.reasons.of(original), **self.models.given(original)}
             result = self.models.method(base, donors, weight=self.weight, **given)
             yield name, result, self._work(name, base, donors, result)
 

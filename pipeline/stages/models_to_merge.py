@@ -43,6 +43,15 @@ class Models:
         # once, before the first tensor: in a thread of its own the coordinator asks for it
         self._whole, self._surveyed = None, False
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether the models are merged as their files have them: names, rows and heads needed no fitting."""
+        names = all(own == name for view in self.views for name, own in view.names.items())
+        stored = Reader(self.aligned.folder).infos
+        return (
+            names and not self.aligned.by_row and all(stored[name].shape == i.shape for name, i in self.infos.items())
+        )
+
     def tensors(self, name: str, checked: bool = False) -> tuple:
         """(base, donors, statistics) of one tensor, lazily; `checked`: refused where they are not finite as they are read."""
         from pipeline.checkpoint.read import dtypes

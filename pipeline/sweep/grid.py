@@ -35,7 +35,13 @@ def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
         try:
             parser = OverridesParser.create(config_loader=loader)
             parsed = parser.parse_overrides(overrides)
-            steady = [one.input_line for one in parsed if not one.is_sweep_override()]
+            swept_groups = tuple(f"{one.key_or_group}." for one in parsed if one.is_sweep_override())
+            # a setting of a group that is swept belongs to its choices, not to the default one
+            steady = [
+                one.input_line
+                for one in parsed
+                if not one.is_sweep_override() and not one.key_or_group.startswith(swept_groups or ("\0",))
+            ]
             head = compose(steady, RunMode.MULTIRUN)
             multirun = multirun or head.hydra.mode == RunMode.MULTIRUN
             if not multirun:
@@ -115,7 +121,11 @@ def _from_recipe(config: dict) -> dict:
         raise ConfigError(f"merge.file should be a mergekit YAML, found no file {file}; change merge.file=")
     described = reading.read(file.read_text(encoding="utf-8"), lambda name: Path(name).is_dir())
     unit = reading.unit(described)
-    for note in described.get("notes", []):
+    if described["dtype"] is not None:
+        described["notes"].append(
+            f"its dtype {described['dtype']} is not followed: arithmetic is in float32, the result has the base's dtype"
+        )
+    for note in described["notes"]:
         print(f"{file.name}: {note}", file=sys.stderr)
     base = {"name": unit["base"].rstrip("/").split("/")[-1].split("@")[0], "prefix_token": None, "sha256": None}
     return {

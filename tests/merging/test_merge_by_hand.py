@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.merging import merge, methods
+from pipeline.merging.blocks import Uniform
 from pipeline.merging.slerp import slerp
 from tests.merging.merge_tables import exact, run
 
@@ -180,3 +181,31 @@ def test_ties_trims_over_the_model_or_over_each_tensor():
     assert [t.tolist() for t in merge(base, [donor], "ties", 1.0, density=0.5).values()] == [[5, 4], [0, 0]]
     by_tensor = merge(base, [donor], "ties", 1.0, density=0.5, trim="tensor")
     assert [tensor.tolist() for tensor in by_tensor.values()] == [[5, 0], [0, 2]]
+
+
+def test_della_keeps_nothing_of_probability_0():
+    base, donor = {"w": torch.zeros(4, 8)}, {"w": torch.randn(4, 8, generator=torch.Generator().manual_seed(0))}
+    for dense in (0.15, 0.5):
+        merged = merge(base, [donor], "della", 1.0, density=dense, epsilon=dense)["w"]
+        assert merged.isfinite().all()
+        assert (merged.gather(1, donor["w"].abs().argmin(1, keepdim=True)) == 0).all()
+
+
+@pytest.mark.parametrize("density", [0.3, 0.6, 0.7, 0.9])
+def test_dare_leaves_an_even_vote_even(density):
+    base = {"w": torch.zeros(4096)}
+    donors = [{"w": torch.full((4096,), value)} for value in (1.0, 2.0, -3.0)]
+    merged = merge(base, donors, "dare", 1.0, density=density, vote="plain", combine="mean")["w"]
+    all_kept = sum(
+        (Uniform((0, "dare", "w", i), (4096,)).read(0, 4096, torch.float32) < density).int() for i in range(3)
+    )
+    assert (all_kept == 3).any() and (merged[all_kept == 3] == 0).all()
+
+
+@pytest.mark.parametrize(("mixup", "draw"), [(0.1, 55), (0.01, 3), (0.05, 7)])
+def test_m3_counts_a_vector_that_stands_alone_in_full(mixup, draw):
+    base = {"w": torch.zeros(3)}
+    donors = [{"w": torch.tensor([1.0, 0, 2])}, {"w": torch.tensor([0.0, 3, 2])}]
+    for name in ("ties", "dare"):
+        more = {} if name == "ties" else {"vote": "plain"}
+        assert merge(base, donors, name, 1.0, density=1.0, mixup=mixup, draw=draw, **more)["w"].tolist() == [1, 3, 2]
