@@ -43,8 +43,8 @@ def fisher(
     weight      a, in [0, 1]
     shares      s_i, how the donors split a; equally if None
     statistics  F_i of the base and of each donor; None where a tensor has none
-    floor       at least 0, relative to the mean of F^ over all entries of all parents, so that it does not depend on
-                the length of the texts (the authors' code takes the larger of F and 1e-6, others add 1e-6 or 1e-10)
+    floor       at least 0, relative to the mean of F^ over all entries of the parents that count, so that it does not
+                depend on the length of the texts (the authors' code takes the larger of F and 1e-6, others add 1e-6 or 1e-10)
     normalise   F^ is F divided by its norm over the whole model, as in the authors' code, so that no model counts more
                 for being less certain of all texts; false: F^ = F
     whole       what `survey` found; None takes the tensor as the whole model

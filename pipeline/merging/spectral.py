@@ -29,7 +29,19 @@ DISTINCT = 2.0**-23
 SPAN = 1e-2
 
 # A name that holds one of these is a vocabulary's: an embedding or a head, of any architecture.
-EMBEDDINGS = ("embed", "wte", "wpe", "lm_head", "output_layer", "predictions.decoder", "vocab_projector")
+EMBEDDINGS = (
+    "embed",
+    "wte",
+    "wpe",
+    "lm_head",
+    "output_layer",
+    "predictions.decoder",
+    "vocab_projector",
+    "shared.weight",
+    "pred_layer.proj",
+)
+# and one that holds one of these is an ordinary projection behind it (ALBERT, ELECTRA)
+PROJECTIONS = ("embedding_hidden_mapping", "embeddings_project")
 
 UNMOVED = "all task vectors are zero, so the base stays"
 LOW_RANK = "a task vector, or their sum, has too low a rank: the singular vectors that are missing add nothing"
@@ -49,7 +61,8 @@ class Triples(NamedTuple):
 
 def is_embedding(name: str) -> bool:
     """Whether a tensor's name is that of an embedding or a head: a matrix with a row for every token or position."""
-    return any(word in name.lower() for word in EMBEDDINGS)
+    lower = name.lower()
+    return any(word in lower for word in EMBEDDINGS) and not any(word in lower for word in PROJECTIONS)
 
 
 def note(notes: Counter | None, reason: str) -> None:
