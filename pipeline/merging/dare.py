@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.merging import mergekit
 from pipeline.merging.blocks import Uniform, dots, elementwise, indicator, lazy, matrixwise
-from pipeline.merging.mixup import mixed
+from pipeline.merging.mixup import mixed, refuse_beside_mixup
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import merged_vector, moved, stepped
 
@@ -87,6 +87,12 @@ def dare(
         return moved(base, donors_, scaled, shares, vote, combine)
 
     return elementwise(block, base, *donors, *uniforms)
+
+
+def refuse(*, mixup: float | None, vote: str, combine: str, **_others) -> None:
+    """ConfigError for settings that do not go together."""
+    allowed = ("sum",) if vote == "none" else ("sum", "weighted_mean")
+    refuse_beside_mixup(mixup, (vote, "plain"), (combine, allowed))
 
 
 def _masked(base: Tensor, donor: Tensor, uniform: Tensor, density: float) -> Tensor:

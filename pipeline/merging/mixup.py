@@ -43,6 +43,21 @@ def mixed(shares: Sequence[float] | None, mixup: float | None, draw: int, donors
     return np.maximum(sizes / np.add.reduce(sizes), LEAST).tolist()
 
 
+def refuse_beside_mixup(mixup: float | None, vote: tuple[str, str], combine: tuple[str, tuple[str, ...]]) -> None:
+    """ConfigError for settings that M3 would overrule: each is (what is set, what M3 can go with)."""
+    if mixup is None:
+        return
+    if vote[0] not in ("none", vote[1]):
+        raise ConfigError(
+            f"merge.vote should be {vote[1]} where merge.mixup is set, found {vote[0]}: change merge.vote"
+        )
+    if combine[0] not in combine[1]:
+        raise ConfigError(
+            f"merge.combine should be {' or '.join(combine[1])} where merge.mixup is set, found {combine[0]}: "
+            "change merge.combine"
+        )
+
+
 def mixing_ratio(mixup: float, draw: int) -> float:
     """lambda of two donors: the first one's share, the Beta(mixup, mixup) quantile of a uniform number kept by `draw`."""
     from scipy.stats import beta

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.merging import mergekit
 from pipeline.merging.blocks import elementwise, lazy, matrixwise
-from pipeline.merging.mixup import mixed
+from pipeline.merging.mixup import mixed, refuse_beside_mixup
 from pipeline.merging.selection import task_vector, thresholds
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import moved
@@ -76,6 +76,11 @@ def ties(
         return moved(base, donors, vectors, shares, vote, combine)
 
     return elementwise(block, base, *donors)
+
+
+def refuse(*, mixup: float | None, vote: str, combine: str, **_others) -> None:
+    """ConfigError for settings that do not go together."""
+    refuse_beside_mixup(mixup, (vote, "plain"), (combine, ("mean", "weighted_mean")))
 
 
 def survey(

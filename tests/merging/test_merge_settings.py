@@ -90,3 +90,19 @@ def test_the_example_of_the_room():
 
     result = doctest.testmod(pipeline.merging)
     assert result.attempted >= 4 and not result.failed
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("ties", {"vote": "weighted"}, "merge.vote should be plain where merge.mixup is set, found weighted"),
+        ("ties", {"combine": "sum"}, "merge.combine should be mean or weighted_mean where merge.mixup is set"),
+        ("dare", {"vote": "weighted"}, "merge.vote should be plain"),
+        ("dare", {"combine": "mean"}, "merge.combine should be sum where"),
+        ("dare", {"vote": "plain", "combine": "max"}, "merge.combine should be sum or weighted_mean"),
+    ],
+)
+def test_m3_overrules_no_setting_in_silence(name, changed, said):
+    with pytest.raises(ConfigError, match=said):
+        bind(name, defaults(name) | {"mixup": 0.5} | changed)
+    bind(name, defaults(name) | changed)
