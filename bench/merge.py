@@ -49,7 +49,13 @@ class Cost(NamedTuple):
 
 
 def measure(command: list[str]) -> Cost:
-    """Run a command to its end."""
+    """Run a command to its end, with what earlier ones wrote on the disk and its inputs in the page cache."""
+    os.sync()
+    for file in {Path(word) / "model.safetensors" for word in command if len(word) < 200}:
+        if file.is_file():
+            with open(file, "rb", buffering=0) as stream:
+                while stream.readinto(bytearray(1 << 24)):
+                    pass
     started = time.time()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(HERE.parent)})

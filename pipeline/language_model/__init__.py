@@ -1,4 +1,4 @@
 """What a language model makes of text: causal scoring, each distinct prefix once, and lm-eval's `LM` interface over it.
 
-`answer` and `trie` and `plain_text` are light; `causal` imports torch and transformers, `harness` imports lm-eval.
+`trie` and `plain_text` are light; `causal` imports torch and transformers, `harness` imports lm-eval.
 """

@@ -15,11 +15,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from pipeline.errors import CheckpointError, ConfigError, SourceError
 from pipeline.language_model import trie
-from pipeline.language_model.answer import Answer
 from pipeline.language_model.encoding import Encoder
+from pipeline.language_model.scorer import Scorer
 from pipeline.language_model.scratch import Part, Scratch
 from pipeline.language_model.trie import Encoded, Pack
 from pipeline.progress import bar
+from pipeline.requests import Answer, Generate, LogLikelihood, Rolling
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def check_architecture(folder: Path) -> None:
         )
 
 
-class CausalScorer:
+class CausalScorer(Scorer):
     """Scores (context, continuation) requests with one model.
 
     Requests are packed into token tries (see trie.py) and read with a mask in which a token sees only its ancestors,
@@ -136,6 +137,8 @@ class CausalScorer:
     tokens_per_pack  most tokens in one forward pass, padding included
     prefix_token     see `load`
     """
+
+    family = "causal"
 
     def __init__(self, model, tokenizer, tokens_per_pack: int, prefix_token: str | None = None):
         if tokens_per_pack < 1:
@@ -165,10 +168,19 @@ class CausalScorer:
         """
         return self.score_tokens(self.encoder.pairs(requests), label, scratch)
 
-    def rolling(
-        self, texts: list[str], label: str = "", scratch: Path | None = None, special: bool = True
-    ) -> list[Answer]:
+    def log_likelihoods(self, requests: list[LogLikelihood], label: str, scratch: Path | None) -> list[Answer]:
+        """Each continuation after its context; what stands after it cannot be read."""
+        return self.score([(asked.context, asked.continuation) for asked in requests], label, scratch)
+
+    def rolling(self, requests: list[Rolling], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to whole texts of any length, each token predicted once (lm-eval's loglikelihood_rolling)."""
+        return self._rolled([asked.text for asked in requests], label, scratch)
+
+    def generate(self, requests: list[Generate], label: str = "", scratch: Path | None = None) -> list[Answer]:
+        """The completions of each prompt."""
+        raise ConfigError("what a model writes cannot be asked yet")
+
+    def _rolled(self, texts: list[str], label: str = "", scratch: Path | None = None, special: bool = True):
         windows = [self.encoder.rolling(text, special) for text in texts]
         answers = iter(self.score_tokens([part for parts in windows for part in parts], label, scratch))
         joined = [[next(answers) for _ in parts] for parts in windows]
@@ -183,7 +195,7 @@ class CausalScorer:
 
     def perplexity(self, text: str) -> float:
         """exp of the mean negative log-likelihood of a token of a text, after the prefix token; nan without tokens."""
-        [answer] = self.rolling([text], "perplexity", special=False)
+        [answer] = self._rolled([text], "perplexity", special=False)
         if not answer.tokens:
             return math.nan
         mean = -answer.loglikelihood / answer.tokens

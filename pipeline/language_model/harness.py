@@ -3,7 +3,7 @@
 from lm_eval.api.model import LM
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.language_model.answer import Answer
+from pipeline.requests import Answer, Rolling
 
 
 class HarnessLM(LM):
@@ -20,7 +20,7 @@ class HarnessLM(LM):
 
     def loglikelihood_rolling(self, requests) -> list[float]:
         """Log-likelihood of each text in nats, in windows where it is longer than the model's limit."""
-        texts = [request.args[0] for request in requests]
+        texts = [Rolling(request.args[0]) for request in requests]
         return [answer.loglikelihood for answer in self.scorer.rolling(texts, "whole texts")]
 
     def generate_until(self, requests) -> list[str]:

@@ -7,16 +7,20 @@ health   whether it still speaks: perplexity on a fixed text
 """
 
 import functools
+import inspect
 import json
 from pathlib import Path
 
 from pipeline import datafiles
 from pipeline.errors import DataError
+from pipeline.requests import Answer, request, shown
 from pipeline.stages.donor import device_of
 from pipeline.store import stage
 
+FAMILY = "family"  # the file beside the answers
 
-@stage(version=1, unkeyed=("where", "machine"), resumable=True)
+
+@stage(version=2, unkeyed=("where", "machine"), resumable=True)
 def answer(
     folder: Path,
     *,
@@ -28,40 +32,48 @@ def answer(
     machine: dict,
     scratch: Path,
 ) -> dict:
-    """Put every request of an exam to the model: answers.parquet, one row a request, in the exam's order."""
+    """Put every request of an exam to the model: answers.parquet, one row a request, in the exam's order.
+
+    `family` says whether the model is causal or masked: a benchmark may ask the two differently.
+    """
     import pandas
 
-    requests = _open(exam, where).requests()
+    from pipeline.requests import written
+
     scorer = _loaded(model, prefix_token, dtype, json.dumps(machine, sort_keys=True))
-    answers = scorer.score(requests, label=exam["name"], scratch=scratch)
+    requests = _open(exam, where).requests(scorer.family)
+    answers = scorer.answer(requests, label=exam["name"], scratch=scratch)
     pandas.DataFrame(
-        {
-            "context": [context for context, _ in requests],
-            "continuation": [continuation for _, continuation in requests],
-            "loglikelihood": [a.loglikelihood for a in answers],
-            "greedy": [a.greedy for a in answers],
-            "tokens": [a.tokens for a in answers],
-        }
+        {"request": [written(asked) for asked in requests]}
+        | {field: [getattr(answer, field) for answer in answers] for field in Answer._fields}
     ).to_parquet(folder / "answers.parquet")
-    return {"requests": len(requests), "tokens": sum(a.tokens for a in answers)}
+    (folder / FAMILY).write_text(scorer.family)
+    return {
+        "family": scorer.family,
+        "requests": len(requests),
+        "tokens": sum(answer.tokens for answer in answers),
+    }
 
 
-@stage(version=1, unkeyed=("where",))
+@stage(version=2, unkeyed=("where",))
 def mark(folder: Path, *, answers: Path, exam: dict, judging: dict, where: dict) -> dict:
     """Judge recorded answers: marks.parquet, one row an item; the summary holds the exam's own metrics."""
     import pandas
 
-    from pipeline.language_model.answer import Answer
+    from pipeline.requests import written
 
     opened = _open(exam, where)
-    table = pandas.read_parquet(answers / "answers.parquet")
-    if list(zip(table.context, table.continuation, strict=True)) != [tuple(request) for request in opened.requests()]:
+    table, family = pandas.read_parquet(answers / "answers.parquet"), (answers / FAMILY).read_text()
+    if table["request"].tolist() != [written(asked) for asked in opened.requests(family)]:
         raise DataError(
             f"the recorded answers of {exam['name']} should belong to today's {len(table)} requests, found other requests: "
             f"the benchmark's code changed without its version; raise `version` in conf/{exam['room']}/{exam['name']}.yaml"
         )
-    said = [Answer(row.loglikelihood, bool(row.greedy), int(row.tokens)) for row in table.itertuples()]
-    marks = opened.judge(said, judging)
+    said = [
+        Answer(row.loglikelihood, bool(row.greedy), int(row.tokens), row.probability, tuple(row.texts))
+        for row in table.itertuples()
+    ]
+    marks = opened.judge(said, judging, family)
     marks.to_parquet(folder / "marks.parquet")
     return {"items": len(marks), "metrics": opened.metrics(marks)}
 
@@ -114,8 +126,8 @@ def leak(folder: Path, *, exam: dict, where: dict, sentences: dict, source: dict
         for pair in read(sentences["format"], datafiles.obtain(**source))
         for text in (pair.stereotype, pair.anti_stereotype)
     )
-    shown = dict.fromkeys(f"{context}{continuation}" for context, continuation in _open(exam, where).requests())
-    return {"shared": next((found for text in shown if (found := trained_on.inside(text)) is not None), None)}
+    texts = dict.fromkeys(shown(asked) for asked in _open(exam, where).requests("causal"))
+    return {"shared": next((found for text in texts if (found := trained_on.inside(text)) is not None), None)}
 
 
 @functools.lru_cache(maxsize=1)  # the same model answers several exams in a row; two would not fit beside each other
@@ -134,7 +146,7 @@ def _loaded(model: Path, prefix_token: str | None, dtype: str, machine: str):
 
 
 def _open(exam: dict, where: dict):
-    """An exam with its files found: `requests()`, `judge(answers, judging)`, `metrics(marks)`."""
+    """An exam with its files found: `requests(family)`, `judge(answers, judging, family)`, `metrics(marks)`."""
     return _opened(json.dumps(exam), json.dumps(where))
 
 
@@ -145,23 +157,29 @@ def _opened(exam: str, where: str):
 
 
 class _BiasExam:
+    """A benchmark on its items; what it does not ask to be given, its judge is not given."""
+
     def __init__(self, exam: dict, files: dict[str, Path]):
         from pipeline import bias
 
-        self.benchmark = bias.load(exam["benchmark"])
+        self.benchmark, self.files = bias.load(exam["benchmark"]), files
         everything = self.benchmark.items(files, **exam["settings"])
         self.items = bias.sample(everything, exam["limit"], exam["seed"])
-        self.asked = [self.benchmark.ask(item) for item in self.items.to_dict("records")]
 
-    def requests(self) -> list[tuple[str, str]]:
-        return [request for asked in self.asked for request in asked]
+    def _asked(self, family: str) -> list[list]:
+        ask = getattr(self.benchmark, "ask_masked", self.benchmark.ask) if family == "masked" else self.benchmark.ask
+        return [[request(each) for each in ask(item)] for item in self.items.to_dict("records")]
 
-    def judge(self, answers: list, judging: dict):
+    def requests(self, family: str) -> list:
+        return [each for asked in self._asked(family) for each in asked]
+
+    def judge(self, answers: list, judging: dict, family: str):
         remaining = iter(answers)
-        grouped = [[next(remaining) for _ in asked] for asked in self.asked]
-        marks = self.benchmark.judge(
-            self.items, grouped, **{key: value for key, value in judging.items() if key != "version"}
-        )
+        grouped = [[next(remaining) for _ in asked] for asked in self._asked(family)]
+        known = inspect.signature(self.benchmark.judge).parameters
+        given = {name: value for name, value in (("files", self.files), ("family", family)) if name in known}
+        settings = {key: value for key, value in judging.items() if key != "version"}
+        marks = self.benchmark.judge(self.items, grouped, **settings, **given)
         return marks.assign(**self.benchmark.said(self.items, marks))
 
     def metrics(self, marks) -> dict:
@@ -174,10 +192,10 @@ class _AccuracyExam:
 
         self.exam = accuracy.load(exam["settings"], files, exam["limit"])
 
-    def requests(self) -> list[tuple[str, str]]:
-        return self.exam.requests()
+    def requests(self, family: str) -> list:
+        return [request(each) for each in self.exam.requests()]
 
-    def judge(self, answers: list, judging: dict):
+    def judge(self, answers: list, judging: dict, family: str):
         return self.exam.judge(answers)
 
     def metrics(self, marks) -> dict:

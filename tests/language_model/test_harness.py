@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.language_model.answer import Answer
 from pipeline.language_model.causal import CausalScorer
 from pipeline.language_model.encoding import Encoder
 from pipeline.language_model.harness import HarnessLM, ReplayLM
 from pipeline.language_model.plain_text import TEXT
+from pipeline.requests import Answer
 
 
 def instances(rows):
