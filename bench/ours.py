@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline import config as configuration
 from pipeline.stages import merge as stages
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "merge"
@@ -19,7 +20,7 @@ def main(name: str, out: str, weights: str, *rest: str) -> None:
     base, *donors = [Path(each) for each in rest if "=" not in each]
     threads = changed.pop("threads", 2)
     unit = yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changed
-    method = {key: value for key, value in unit.items() if key not in ("uses_weight", "interpolates", "keeps_end")}
+    method = {"name": unit["name"], "version": unit["version"], **configuration.settings(unit)}
     shared = {"base": base, "donors": donors, "shares": None, "machine": {"device": "cpu", "threads": threads}}
     if unit.get("keeps_end"):
         shared["end"] = Path(out) / "end"

@@ -77,8 +77,8 @@ def test_what_changes_a_number_is(cell, override, changed):
 
 def test_without_a_limit_nothing_is_drawn_from_the_seed(cell):
     one, other = (
-        cell("limit=null", "donor=checkpoints", "donor.models=[]"),
-        cell("limit=null", "seed=1", "donor=checkpoints", "donor.models=[]"),
+        cell("limit=null", "donor=checkpoints", "donor.models=[]", "merge=keep"),
+        cell("limit=null", "seed=1", "donor=checkpoints", "donor.models=[]", "merge=keep"),
     )
     assert one.of_base.bias["answer"].key == other.of_base.bias["answer"].key
 
@@ -127,9 +127,7 @@ def test_a_leak_is_refused_and_told(cell, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "error", "words"),
     [
-        (["merge=slerp", "donor=checkpoints", "donor.models=[path:BASE,path:BASE]"], ConfigError, "exactly 1 donor"),
         (["donor=task_vector", "donor.trained=path:WIDE"], CheckpointError, "one shape"),
-        (["merge=ties", "merge.density=1.5"], ConfigError, "density"),
     ],
 )
 def test_refused_before_anything_is_computed(cell, model, tmp_path, overrides, error, words):
@@ -138,6 +136,20 @@ def test_refused_before_anything_is_computed(cell, model, tmp_path, overrides, e
     with pytest.raises(error, match=words):
         recipe.refuse_early(described)
     assert {key.split("-")[0] for key in described.store.built} <= {"fetch"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["merge=slerp", "donor=checkpoints", "donor.models=[path:a,path:b]"], "exactly 1 donor"),
+        (["merge=ties", "merge.density=1.5"], r"merge\.density"),
+        (["merge=ties", "merge.draw=1"], r"merge\.mixup"),
+        (["donor=checkpoints", "donor.models=[path:a]", "donor.shares=[1,2]"], r"donor\.shares"),
+    ],
+)
+def test_settings_of_a_merge_are_refused_before_a_cell_is_made(cell, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        cell(*overrides)
 
 
 def test_a_row_of_a_dropped_merge_is_the_same(cell):

@@ -83,7 +83,7 @@ def align(base: Path, donors: Sequence[Path], vocabulary: Mode = "strict") -> Al
     told = zip((fitted.notes for fitted in fits), configs, matched.notes, strict=True)
     return Alignment(
         folder=mine.folder,
-        notes=[note for parts in told for part in parts for note in part],
+        notes=[f"{note}; donor {i}" for i, parts in enumerate(told, 1) for part in parts for note in part],
         infos=infos,
         buffers={name for name, info in infos.items() if is_buffer(name, info)},
         copies=mine.copies,

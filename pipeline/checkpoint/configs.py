@@ -78,4 +78,4 @@ def compare_configs(base: Path, donor: Path, mine: dict, theirs: dict) -> list[s
             raise CheckpointError(
                 f"{key} should be the same, found {mine[key]} in the base {base} and {theirs[key]} in the donor {donor}: {CHANGE}"
             )
-    return [f"the configs differ in {', '.join(differ)}: the result has the base's; donor {donor}"] if differ else []
+    return [f"the configs differ in {', '.join(differ)}: the result has the base's"] if differ else []

@@ -25,9 +25,7 @@ def fit(base: Model, donor: Model) -> Fit:
     theirs = {name: own for own, name in under.items()}
     found = Fit({}, [])
     if prefix:
-        found.notes.append(
-            f"the donor's tensors are named {prefix}: they were matched to the base's; donor {donor.folder}"
-        )
+        found.notes.append(f"the donor's tensors are named {prefix}: they were matched to the base's")
     _fit_heads(base, donor)
     for name, info in base.infos.items():
         found.names[name] = None if is_buffer(name, info) else _counterpart(base, donor, theirs, name, found.notes)
@@ -62,7 +60,7 @@ def _counterpart(base: Model, donor: Model, theirs: dict[str, str], name: str, n
     own = theirs.get(base.original(name))
     if own is None:
         raise _lone(name, base, donor, "base", "donor")
-    notes.append(f"the donor stores no {name}, which is its {own} once more: that was taken; donor {donor.folder}")
+    notes.append(f"the donor stores no {name}, which is its {own} once more: that was taken")
     return own
 
 
@@ -75,14 +73,14 @@ def _fit_the_rest(base: Model, donor: Model, theirs: dict[str, str], found: Fit)
         if original is None or not donor.same(own, original):
             raise _lone(own, donor, base, "donor", "base")
         found.notes.append(
-            f"the donor's {own} is its {original} once more, which the base does not store: it was left out; donor {donor.folder}"
+            f"the donor's {own} is its {original} once more, which the base does not store: it was left out"
         )
     mine = {name for name, own in found.names.items() if own is None}
     its = {name for name, own in theirs.items() if is_buffer(name, donor.infos[own])}
     if differ := sorted(mine ^ its):
         found.notes.append(
             f"{len(differ)} tensors without parameters are stored by one of base and donor only ({differ[0]}"
-            f"{', …' if len(differ) > 1 else ''}): the base's are kept; donor {donor.folder}"
+            f"{', …' if len(differ) > 1 else ''}): the base's are kept"
         )
 
 

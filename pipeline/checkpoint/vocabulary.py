@@ -170,20 +170,19 @@ def _notes(base: Model, donor: Model, mode: str) -> list[str]:
     if base.tokens is None or donor.tokens is None:
         return _notes_without_tokens(base, donor)
     notes, mine, theirs = [], base.tokens.ids, donor.tokens.ids
-    at = f"; donor {donor.folder}"
     if base.tokens.kind != donor.tokens.kind:
-        notes.append(f"the tokenizers are of different kinds, {base.tokens.kind} and {donor.tokens.kind}{at}")
+        notes.append(f"the tokenizers are of different kinds, {base.tokens.kind} and {donor.tokens.kind}")
     if mine != theirs:
         moved = sum(theirs.get(token, number) != number for token, number in mine.items())
         notes.append(
             f"vocab={mode}: {len(mine.keys() - theirs.keys())} of the base's {len(mine)} tokens are not the donor's and keep "
             f"the base's rows, {moved} have another id there, {len(theirs.keys() - mine.keys())} of the donor's are not the "
-            f"base's{' and were dropped' if mode == 'base' else ''}{at}"
+            f"base's{' and were dropped' if mode == 'base' else ''}"
         )
     elif base.rows != donor.rows:
         notes.append(
             f"the vocabularies are the same and have {base.rows} rows in the base, {donor.rows} in the donor: "
-            f"rows beyond the tokens are the base's{at}"
+            f"rows beyond the tokens are the base's"
         )
     return notes
 
@@ -199,17 +198,11 @@ def _notes_without_tokens(base: Model, donor: Model) -> list[str]:
         return []
     return [
         f"the vocabularies were not compared: the {'base' if base.tokens is None else 'donor'} has no tokenizer.json, and "
-        f"there is no other vocabulary that both have; donor {donor.folder}"
+        f"there is no other vocabulary that both have"
     ]
 
 
 def _told_of_new(donor: Model, new: dict[str, dict]) -> list[str]:
     here = [token for token in new if token in donor.tokens.ids]
     shown = ", ".join(repr(token) for token in here[:3]) + (", …" if len(here) > 3 else "")
-    return (
-        [
-            f"vocab=union: tokens that the base lacks were added, {len(here)} of this donor ({shown}); donor {donor.folder}"
-        ]
-        if here
-        else []
-    )
+    return [f"vocab=union: tokens that the base lacks were added, {len(here)} of this donor ({shown})"] if here else []

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pipeline.checkpoint.read import count_not_finite
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.merging.blocks import lazy, working_dtype
 from pipeline.merging.method import Method, bind, defaults, methods
 
@@ -42,6 +42,8 @@ def merge(
     Raises ConfigError for a method, setting, weight or shares that cannot be, CheckpointError where names or shapes
     differ, and for NaN or infinity.
     """
+    if isinstance(donors, dict):
+        raise ConfigError("donors should be a list of dicts of tensors, found one dict: put it in brackets")
     bound = bind(method, {**defaults(method), **settings})
     bound.check(weight, shares, len(donors))
     for i, donor in enumerate(donors):

@@ -14,9 +14,10 @@ def card(
 ) -> str:
     """README.md: front matter for the hub, the recipe in words, the sources with their hashes, what came of it.
 
-    `recipe` has `base`, a mapping of words to print with at least `source`, and `donors`, a list of such mappings.
+    `recipe` has `base`, a mapping of words to print with at least `source`, and `donors`, a list of such mappings;
+    perhaps `measured`: by what text the statistics of a calibrated method were made.
     """
-    donors = recipe.get("donors", [])
+    donors, measured = recipe.get("donors", []), recipe.get("measured")
     hub = [
         model["source"].removeprefix("hub:").partition("@")[0]
         for model in (recipe["base"], *donors)
@@ -46,6 +47,7 @@ def card(
             else "; the method has no weight."
         ),
         f"Settings: {', '.join(settings)}." if settings else "The method has no settings.",
+        *([f"Measured on: {', '.join(f'{key} = {value}' for key, value in measured.items())}."] if measured else []),
         "Arithmetic in float32 at least, rounded once to the base's dtype. Config and tokenizer are the base's, with the tokens that vocab=union added.",
         "",
         "## Sources",

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from pipeline.merging.blocks import elementwise
 from pipeline.merging.line import line, mean
-from pipeline.merging.mixup import mixed
+from pipeline.merging.mixup import mixed, refuse_lone_draw
 from pipeline.merging.settings import Interval
+
+refuse = refuse_lone_draw
 
 
 def linear(

@@ -43,6 +43,14 @@ def mixed(shares: Sequence[float] | None, mixup: float | None, draw: int, donors
     return np.maximum(sizes / np.add.reduce(sizes), LEAST).tolist()
 
 
+def refuse_lone_draw(*, mixup: float | None, draw: int, **_others) -> None:
+    """ConfigError for a draw where nothing is drawn: it would be another name for the same merge."""
+    if mixup is None and draw != 0:
+        raise ConfigError(
+            f"merge.draw should be 0 where merge.mixup is null and nothing is drawn, found {draw}: set merge.mixup"
+        )
+
+
 def refuse_beside_mixup(mixup: float | None, vote: tuple[str, str], combine: tuple[str, tuple[str, ...]]) -> None:
     """ConfigError for settings that M3 would overrule: each is (what is set, what M3 can go with)."""
     if mixup is None:

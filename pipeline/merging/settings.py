@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from numbers import Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -75,7 +76,7 @@ def _unmet(hint: Any, value: Any) -> str | None:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number; true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _words(kind: type) -> str:

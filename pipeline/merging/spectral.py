@@ -2,7 +2,6 @@
 
 leading(A, rank)      the leading singular triples of A that are above zero
 whitened(U, S, V)     polar(U) diag(S) polar(V)^T
-interference(U, S, V) how much the columns get into each other's way
 end(...)              base + merged task vector: matrices by a method's own rule, all else by the mean
 
 A singular value counts as zero at or below 1e-11 of the largest one: what belongs to it is the rounding of float64. The
@@ -131,15 +130,6 @@ def whitened(U: Tensor, S: Tensor, V: Tensor, notes: Counter | None = None) -> T
     if min(len(D), len(F)) < len(S):
         note(notes, DEPENDENT)
     return P @ ((Q.T * S) @ W) @ R.T
-
-
-def interference(U: Tensor, S: Tensor, V: Tensor) -> float:
-    """The singular task interference sum |(U^T U - I) diag(S) (V^T V - I)|: 0 where the columns are orthonormal.
-
-    Reference: Gargiulo et al. 2024, Task singular vectors, arXiv 2412.00081.
-    """
-    identity = torch.eye(len(S), dtype=S.dtype, device=S.device)
-    return float((((U.T @ U - identity) * S) @ (V.T @ V - identity)).abs().sum())
 
 
 def end(

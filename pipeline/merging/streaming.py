@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.merging.blocks import CHUNK, Lazy, chunks, workers
 
-AHEAD = 4  # chunks a thread that may wait to be taken: bounds the memory
+AHEAD = 4  # chunks a thread, or as many entries in larger parts, that may wait to be taken: bounds the memory
 
 
 def streamed(
@@ -20,27 +20,34 @@ def streamed(
 
     An exception of a job, of its work or of the one who takes the results ends everything.
     """
-    waiting: queue.Queue = queue.Queue(AHEAD * max(1, threads))
-    stopped = threading.Event()
+    waiting: queue.Queue = queue.Queue()
+    room = threading.Condition()
+    ahead, stopped = 0, False
 
-    def put(item) -> None:
-        while not stopped.is_set():
-            try:
-                return waiting.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+    def enter(entries: int) -> None:
+        nonlocal ahead
+        with room:
+            room.wait_for(lambda: stopped or ahead == 0 or ahead + entries <= AHEAD * CHUNK * max(1, threads))
+            ahead += entries
+
+    def leave(entries: int) -> None:
+        nonlocal ahead
+        with room:
+            ahead -= entries
+            room.notify()
 
     def coordinate() -> None:
         try:
             for what, tensor, work in jobs:
                 task = chunks(tensor, work)
                 for place in tensor.ranges(CHUNK) or [(0, 0)]:
-                    if stopped.is_set():
+                    enter(place[1] - place[0])
+                    if stopped:
                         return
-                    put((what, pool.submit(task, place)))
-            put(None)
+                    waiting.put((what, pool.submit(task, place), place[1] - place[0]))
+            waiting.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again by the one who takes the results
-            put(error)
+            waiting.put(error)
 
     with workers(threads, device) as pool:
         coordinator = threading.Thread(target=coordinate, name="merge-coordinator", daemon=True)
@@ -49,9 +56,12 @@ def streamed(
             while (item := waiting.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                what, future = item
+                what, future, entries = item
                 yield what, future.result()
+                leave(entries)
         finally:
-            stopped.set()
+            with room:
+                stopped = True
+                room.notify()
             pool.shutdown(wait=False, cancel_futures=True)  # a survey that waits for its blocks ends too
             coordinator.join()

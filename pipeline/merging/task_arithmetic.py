@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from pipeline.merging.blocks import elementwise
-from pipeline.merging.mixup import mixed
+from pipeline.merging.mixup import mixed, refuse_lone_draw
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import moved
 
 LINE = True
+refuse = refuse_lone_draw
 
 
 def task_arithmetic(

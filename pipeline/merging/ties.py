@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.merging import mergekit
 from pipeline.merging.blocks import elementwise, lazy, matrixwise
-from pipeline.merging.mixup import mixed, refuse_beside_mixup
+from pipeline.merging.mixup import mixed, refuse_beside_mixup, refuse_lone_draw
 from pipeline.merging.selection import task_vector, thresholds
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import moved
@@ -78,8 +78,9 @@ def ties(
     return elementwise(block, base, *donors)
 
 
-def refuse(*, mixup: float | None, vote: str, combine: str, **_others) -> None:
+def refuse(*, mixup: float | None, draw: int, vote: str, combine: str, **_others) -> None:
     """ConfigError for settings that do not go together."""
+    refuse_lone_draw(mixup=mixup, draw=draw)
     refuse_beside_mixup(mixup, (vote, "plain"), (combine, ("mean", "weighted_mean")))
 
 

@@ -310,7 +310,13 @@ def _parts(examined: Examined) -> list[Artifact]:
 
 def _model_card(config: dict, base: Artifact, donors: list[Artifact]) -> dict:
     """What the model card says of where a merge came from."""
-    return {"base": origin(config, base), "donors": [origin(config, artifact) for artifact in donors]}
+    unit = config["merge"]
+    measured = ("calibration", "statistics", "examples", "max_length") if unit.get("statistics") else ()
+    return {
+        "base": origin(config, base),
+        "donors": [origin(config, artifact) for artifact in donors],
+        "measured": {key: unit[key] for key in measured},
+    }
 
 
 def origin(config: dict, artifact: Artifact) -> dict:
@@ -318,7 +324,8 @@ def origin(config: dict, artifact: Artifact) -> dict:
     if artifact.stage.name != "fetch":
         unit = config["donor"]
         data = f", trained on {unit['data']}" if "data" in unit else ""
-        return {"source": f"{unit['name']} of {config['model']['base']}{data}", "key": artifact.key}
+        parts = {part: unit[part] for part in ("trained", "origin", "coefficient") if unit.get(part) is not None}
+        return {"source": f"{unit['name']} of {config['model']['base']}{data}", **parts, "key": artifact.key}
     pinned = artifact.inputs["pinned"]
     told = {key: value for key, value in pinned.items() if isinstance(value, str) and key in ("revision", "sha256")}
     weights = {

@@ -96,8 +96,12 @@ def randomise(folder: Path, *, base: Path, trained: Path, draw: int, exclude_nor
 
     import torch
 
+    from pipeline import checkpoint
+
+    copies = checkpoint.align(base, [trained]).copies  # a head that is its embedding stays so
+
     def turned(name, theta, other):
-        digest = hashlib.sha256(f"random_direction/{draw}/{name}".encode()).digest()
+        digest = hashlib.sha256(f"random_direction/{draw}/{copies.get(name, name)}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
         direction = torch.randn(theta.shape, generator=generator, dtype=torch.float64)
         return theta + direction * (_norm(other - theta) / (_norm(direction) or 1.0))

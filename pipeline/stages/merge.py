@@ -16,7 +16,7 @@ MERGEKIT = "mergekit.yml"
 DERIVED = {"key", "adapter"}  # of a model in `recipe`: it was made here, and mergekit could not find it
 
 
-@stage(version=2, unkeyed=("recipe", "shard_size", "machine"))
+@stage(version=2, unkeyed=("recipe", "machine"))
 def merge(
     folder: Path,
     *,

@@ -128,6 +128,11 @@ class Merged:
         notes = models.aligned.notes + [
             f"on {count} of {len(models.floats)} tensors {reason}" for reason, count in sorted(reasons.items())
         ]
+        if models.statistics and models.aligned.by_row:
+            notes.append(
+                f"statistics of {len(models.aligned.by_row)} tensors were not used, because their rows were fitted to "
+                "another vocabulary: these tensors are plain means"
+            )
         notes += _words(total, self.same, len(models.views) - 1, len(models.infos) - len(models.floats))
         notes += _norm_words(extremes)
         mixup = models.method.settings.get("mixup")

@@ -6,19 +6,6 @@ from pathlib import Path
 from pipeline.checkpoint import Reader, TensorInfo, align
 from pipeline.errors import CheckpointError
 
-# What a YAML of conf/merge says besides the settings of the method itself.
-FLAGS = (
-    "name",
-    "version",
-    "uses_weight",
-    "interpolates",
-    "keeps_end",
-    "calibration",
-    "statistics",
-    "examples",
-    "max_length",
-)
-
 
 class Models:
     """Base and donors, fitted to each other, with a method bound: what can be refused early is refused here."""
@@ -27,7 +14,9 @@ class Models:
         from pipeline.merging import bind
         from pipeline.merging.mixup import mixed
 
-        self.method = bind(method["name"], {key: value for key, value in method.items() if key not in FLAGS})
+        self.method = bind(
+            method["name"], {key: value for key, value in method.items() if key not in ("name", "version")}
+        )
         self.method.check(weight, shares, len(donors))
         self.aligned = align(base, donors, vocab)
         self.infos: dict[str, TensorInfo] = self.aligned.infos

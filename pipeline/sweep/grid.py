@@ -61,8 +61,10 @@ def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
             cells = [configuration.plain(_without_hydra(compose(list(each), RunMode.RUN))) for each in grid]
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_one_sentence(error)) from error
-    for cell in cells:
+    for cell, each in zip(cells, grid, strict=True):
         configuration.check(cell)
+        if any(key.startswith(("merge.", "donor.")) for key in as_dict(each)):
+            _refuse_settings(cell)
     asked = [
         settle(cell, as_dict(each), workers) | {"overrides": as_dict(each)}
         for cell, each in zip(cells, grid, strict=True)
@@ -82,6 +84,19 @@ def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
     if not asked:
         raise ConfigError("the grid should leave at least one cell, found every cell excluded; change exclude=")
     return asked, multirun
+
+
+def _refuse_settings(cell: dict) -> None:
+    """Settings of a merge that its method refuses. Those of the YAMLs need no check, and methods import torch."""
+    from pipeline import merging
+
+    unit, donor = cell["merge"], cell["donor"]
+    if unit["name"] in ("keep", "recipe"):
+        return
+    donors = len(donor["models"] or []) if "models" in donor else 1
+    merging.bind(unit["name"], configuration.settings(unit)).check(
+        cell["weight"] if unit["uses_weight"] else None, donor["shares"], donors
+    )
 
 
 def settle(config: dict, overrides: dict, workers: int) -> dict:

@@ -18,7 +18,6 @@ from pipeline.merging.spectral import (
     DEPENDENT,
     LOW_RANK,
     UNMOVED,
-    interference,
     is_embedding,
     leading,
     whitened,
@@ -196,6 +195,12 @@ def test_tsvm_turns_two_directions_apart_by_the_same_angle():
     end = tsvm(ORIGIN, [2 * torch.outer(first, first), 4 * torch.outer(second, second)])
     first, second = direction(-15.0), direction(75.0)
     assert torch.allclose(end, 2 * torch.outer(first, first) + 4 * torch.outer(second, second), atol=1e-12)
+
+
+def interference(U, S, V):
+    """The singular task interference of Gargiulo et al. 2024: sum |(U^T U - I) diag(S) (V^T V - I)|."""
+    identity = torch.eye(len(S), dtype=S.dtype)
+    return float((((U.T @ U - identity) * S) @ (V.T @ V - identity)).abs().sum())
 
 
 def test_interference_by_hand_and_gone_after_whitening():

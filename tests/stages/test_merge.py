@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline import config as configuration
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.stages.merge import line_end, merge
 from tests.merging import naive_merges as naive
@@ -52,14 +53,15 @@ def run(
         "donors": [{"source": f"hub:o/{d.name}@12", "sha256": "22"} for d in donors],
     }
     told = {key: changed.pop(key) for key in ("shard_size", "vocab", "machine") if key in changed}
-    method = ALL[name] | changed
+    unit = ALL[name] | changed
+    method = {"name": name, "version": unit["version"], **configuration.settings(unit)}
     shared = {"base": base, "donors": list(donors), "method": method, "shares": shares}
-    if method.get("keeps_end"):
+    if unit.get("keeps_end"):
         shared["end"] = folder.parent / f"end of {folder.name}"
         shared["end"].mkdir()
         kept = {key: value for key, value in told.items() if key != "shard_size"}
         line_end(shared["end"], **{key: value for key, value in shared.items() if key != "end"}, **kept)
-    return merge(folder, weight=weight if method["uses_weight"] else None, recipe=recipe, **shared, **told)
+    return merge(folder, weight=weight if unit["uses_weight"] else None, recipe=recipe, **shared, **told)
 
 
 @pytest.mark.parametrize("count", [1, 3])
