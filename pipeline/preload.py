@@ -6,7 +6,7 @@ import pandas  # noqa: F401
 import torch  # noqa: F401
 import transformers.models.llama.modeling_llama
 
-import pipeline.language_model.causal
+import pipeline.language_model.load
 import pipeline.recipe  # noqa: F401
 
 transformers.utils.logging.disable_progress_bar()  # a bar for every model that is loaded says nothing

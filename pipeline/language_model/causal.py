@@ -1,124 +1,30 @@
 """Log-likelihoods of continuations under a causal language model, each distinct prefix computed once."""
 
-import copy
-import hashlib
 import logging
 import math
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-from pipeline.errors import CheckpointError, ConfigError, SourceError
-from pipeline.language_model import trie
+from pipeline.errors import ConfigError
+from pipeline.language_model import generation, trie
 from pipeline.language_model.encoding import Encoder
-from pipeline.language_model.scorer import Scorer
+from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
 from pipeline.language_model.trie import Encoded, Pack
-from pipeline.progress import bar
 from pipeline.requests import Answer, Generate, LogLikelihood, Rolling
 
 log = logging.getLogger(__name__)
 
 # A number may not change unless this does: partial answers of another version are not taken up.
 VERSION = 1
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # How far a packed log-likelihood may be from the plain one before packing is given up, in nats per token asked for.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 # Tokens in a batch of rows on a CPU: more do not make its matrix products faster, only the padding longer.
 CPU_BATCH = 256
 # Logits alive at a time: 64 MB in float32.
 LOGITS = 2**24
-
-
-def load(
-    folder: Path,
-    *,
-    device: str = "cpu",
-    dtype: str = "float32",
-    threads: int | None = None,
-    tokens_per_pack: int = 2048,
-    prefix_token: str | None = None,
-) -> "CausalScorer":
-    """A scorer for the model in a Hugging Face folder. Safetensors only, no remote code.
-
-    device           cpu, cuda, cuda:1, ...
-    dtype            float32, bfloat16 or float16: what the model computes in
-    threads          of torch, for the whole process; null leaves them as they are
-    tokens_per_pack  most tokens in one forward pass, padding included; a request must fit. It bounds the memory
-    prefix_token     text of the token that stands for an empty context; null takes BOS, or EOS where there is none
-    Raises SourceError if the folder holds no such model, CheckpointError if its weights do not fit its config,
-    ConfigError if it is no causal language model or a setting is out of range.
-    """
-    if dtype not in DTYPES:
-        raise ConfigError(f"machine.dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    place = find_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    check_architecture(folder)
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise SourceError(
-            f"{folder} must hold a causal language model as safetensors with its tokenizer, but "
-            f"transformers says: {str(error).splitlines()[0]}; choose another model.base"
-        ) from error
-    for kind in ("missing_keys", "mismatched_keys"):
-        # transformers fills such a weight at random and goes on.
-        if info[kind]:
-            names = sorted(str(name) for name in info[kind])
-            raise CheckpointError(
-                f"{folder} has {len(names)} {kind.replace('_', ' ')} against its config.json, such "
-                f"as {names[0]}: choose a complete checkpoint in model.base"
-            )
-    return CausalScorer(model.to(place), tokenizer, tokens_per_pack, prefix_token)
-
-
-def find_device(device: str) -> torch.device:
-    """The device of that name, if it is here."""
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-        return place
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"machine.device must be a device of this machine, which {device!r} is not "
-            f"({str(error).splitlines()[0]}): cpu always is"
-        ) from error
-
-
-def check_architecture(folder: Path) -> None:
-    """Raises unless config.json names a causal language model."""
-    if not (folder / "config.json").is_file():
-        raise SourceError(
-            f"a Hugging Face model folder with a config.json was expected, but {folder} has none: check model.base"
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise SourceError(
-            f"{folder / 'config.json'} must describe a model that transformers knows: "
-            f"{str(error).splitlines()[0]}; choose another model.base"
-        ) from error
-    # BERT and its kin are registered as causal too: the checkpoint's own architecture decides.
-    names = config.architectures or [CAUSAL.get(config.model_type, config.model_type)]
-    if not set(names) & set(CAUSAL.values()):
-        raise ConfigError(
-            f"model.base must be a causal language model (masked and sequence-to-sequence ones cannot be "
-            f"scored yet), but {folder} is a {names[0]}"
-        )
 
 
 class CausalScorer(Scorer):
@@ -152,12 +58,6 @@ class CausalScorer(Scorer):
         self.attention = 1 / (6 * text.hidden_size)
         # Longest request and most tokens of the rows tried so far, branched or not.
         self._tried = {True: (0, 0), False: (0, 0)}
-        self._digest: str | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device
 
     def score(self, requests: list[tuple[str, str]], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to (context, continuation) requests, in their order.
@@ -177,8 +77,29 @@ class CausalScorer(Scorer):
         return self._rolled([asked.text for asked in requests], label, scratch)
 
     def generate(self, requests: list[Generate], label: str = "", scratch: Path | None = None) -> list[Answer]:
-        """The completions of each prompt."""
-        raise ConfigError("what a model writes cannot be asked yet")
+        """The completions of each prompt; how they come about says generation.py.
+
+        Raises ConfigError for settings that mean nothing and for a prompt that does not fit into a pack with its
+        completion.
+        """
+        for asked in requests:
+            generation.check(asked)
+        prompts = self.encoder.prompts([(asked.prompt, asked.max_tokens) for asked in requests])
+        batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack)
+        settings = (generation.VERSION, self.tokens_per_pack, generation.SLACK)
+        kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
+        writer = generation.Writer(self.model, self.tokenizer)
+        texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
+        for request, sample, tokens, text in kept.rows(batches, len, writer.write, label, "text"):
+            texts[request][sample] = (tokens, text)
+        answers = []
+        for asked, said in zip(requests, texts, strict=True):
+            # without chance all samples are one; a beam search gives them all
+            every = [said.get(sample, said[0]) for sample in range(asked.samples)]
+            answers.append(
+                Answer(math.nan, False, sum(tokens for tokens, _ in every), texts=tuple(text for _, text in every))
+            )
+        return answers
 
     def _rolled(self, texts: list[str], label: str = "", scratch: Path | None = None, special: bool = True):
         windows = [self.encoder.rolling(text, special) for text in texts]
@@ -204,18 +125,11 @@ class CausalScorer(Scorer):
     def score_tokens(self, encoded: list[Encoded], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to requests in tokens, in their order."""
         packs = self._plan(encoded)
-        kept = Scratch(scratch, self._fingerprint(encoded) if scratch else "")
+        settings = (VERSION, self.tokens_per_pack, self.horizon, self.attention, CPU_BATCH, LOGITS)
+        kept = Scratch(scratch, self.fingerprint(settings, encoded) if scratch else "")
         answers: list[Answer | None] = [None] * len(encoded)
-        parts = [kept.read(number) for number in range(len(packs))]
-        done = sum(pack.size for pack, part in zip(packs, parts, strict=True) if part is not None)
-        with bar(sum(pack.size for pack in packs), label, unit="tok", done=done, scale=True) as progress:
-            for number, (pack, part) in enumerate(zip(packs, parts, strict=True)):
-                if part is None:
-                    part = self._answer(pack)
-                    kept.write(number, part)
-                    progress.update(pack.size)
-                for request, *answer in part:
-                    answers[request] = Answer(*answer)
+        for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
+            answers[request] = Answer(*answer)
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
@@ -281,7 +195,7 @@ class CausalScorer(Scorer):
         rows, targets = torch.from_numpy(rows).to(self.device), torch.from_numpy(pack.targets_A).to(self.device)
         logs, greedy = [], []
         chunk = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
-        with self._head(outputs) as head:
+        with head_of(self.model, self.body, outputs, use_cache=False) as head:
             for start in range(0, len(positions), chunk):
                 logits = head(hidden_PH[start : start + chunk]).float()
                 # `rows` is not sorted, for several requests may ask of one position.
@@ -326,59 +240,6 @@ class CausalScorer(Scorer):
             position_ids=torch.from_numpy(pack.depths_BN).to(self.device),
             use_cache=False,
         )
-
-    @contextmanager
-    def _head(self, outputs):
-        """The model's own head, for some hidden states: what it does after the body, soft caps and scales included.
-
-        The whole model is called with a body that answers at once; calling the output matrix alone would leave out
-        what some architectures do to the logits, and whole logits would not fit into memory.
-        """
-        body, known, usual = self.body, copy.copy(outputs), vars(self.body).get("forward")
-        nothing = torch.zeros((1, 1), dtype=torch.long, device=self.device)
-
-        def head(hidden_PH: torch.Tensor) -> torch.Tensor:
-            known.last_hidden_state = hidden_PH[None]
-            return self.model(input_ids=nothing, use_cache=False).logits[0]
-
-        body.forward = lambda *_, **__: known
-        try:
-            yield head
-        finally:
-            del body.forward
-            if usual is not None:  # accelerate puts its own there
-                body.forward = usual
-
-    def _fingerprint(self, encoded: list[Encoded]) -> str:
-        """Of all that the answers depend on. The weights count by sums, not by bytes: a check, not an identity."""
-        if self._digest is None:
-            parts = [
-                (
-                    name,
-                    tuple(tensor.shape),
-                    *(torch.linalg.vector_norm(tensor, order, dtype=torch.float64).item() for order in (1, 2)),
-                    tensor.sum(dtype=torch.float64).item(),
-                )
-                for name, tensor in self.model.named_parameters()
-            ]
-            self._digest = hashlib.sha256(repr((type(self.model).__name__, parts)).encode()).hexdigest()
-        known = (
-            VERSION,
-            torch.__version__,
-            self.device.type,
-            str(self.model.dtype),
-            torch.get_num_threads(),
-            self.tokens_per_pack,
-            self.horizon,
-            self.attention,
-            CPU_BATCH,
-            LOGITS,
-            self._digest,
-        )
-        digest = hashlib.sha256(repr(known).encode())
-        for request in encoded:
-            digest.update(repr(tuple(request)).encode())
-        return digest.hexdigest()
 
 
 def length_limit(config, tokenizer) -> int:

@@ -74,6 +74,27 @@ class Encoder:
             windows.append(self.window(before, tokens[start : start + self.length]))
         return windows
 
+    def prompts(self, asked: list[tuple[str, int]]) -> list[tuple[int, ...]]:
+        """(text, tokens to be written after it) in tokens: what does not fit is cut off at the left, with one warning.
+
+        Raises ConfigError where what is to be written leaves no room for a prompt.
+        Reference: lm-eval 0.4.13, `HFLM.generate_until`, `HFLM.tok_batch_encode`.
+        """
+        table = self._table(text for text, _ in asked)
+        result, cut = [], 0
+        for text, room in asked:
+            if room >= self.length:
+                raise ConfigError(
+                    f"the tokens to be written should be fewer than the model's {self.length}, found {room}: "
+                    "ask for fewer in the benchmark's or the task's settings"
+                )
+            tokens = table[text] or (self._prefix(),)
+            cut += len(tokens) > self.length - room
+            result.append(tokens[-(self.length - room) :])
+        if cut:
+            log.warning("%d of %d prompts are too long for the model and lose their beginning", cut, len(asked))
+        return result
+
     def window(self, before: tuple[int, ...], after: tuple[int, ...]) -> Encoded:
         """What the model reads to predict `after`: the last token is only predicted, the first may not fit."""
         return Encoded((*before, *after)[-(self.length + 1) :][:-1], tuple(after))

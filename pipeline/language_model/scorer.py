@@ -1,7 +1,13 @@
 """What every model of this room can do, causal or masked: answer requests of any kind, in their order."""
 
-from collections.abc import Sequence
+import copy
+import hashlib
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 
@@ -10,6 +16,12 @@ class Scorer:
     """A model that answers. A family has `log_likelihoods`, `rolling` and `generate`."""
 
     family: str  # causal or masked
+    model: torch.nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
 
     def answer(self, requests: Sequence[Request], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to requests, in their order.
@@ -30,6 +42,10 @@ class Scorer:
                     answers[place] = said
         return answers
 
+    def score(self, requests: list[tuple[str, str]], label: str = "", scratch: Path | None = None) -> list[Answer]:
+        """The answers to (context, continuation) requests, in their order."""
+        return self.log_likelihoods([LogLikelihood(*asked) for asked in requests], label, scratch)
+
     def log_likelihoods(self, requests: list[LogLikelihood], label: str, scratch: Path | None) -> list[Answer]:
         raise NotImplementedError
 
@@ -38,3 +54,48 @@ class Scorer:
 
     def generate(self, requests: list[Generate], label: str, scratch: Path | None) -> list[Answer]:
         raise NotImplementedError
+
+    def fingerprint(self, settings: tuple, asked: Iterable[tuple]) -> str:
+        """Of all that answers depend on: what is asked, the settings that shape it, the model, the machine."""
+        known = (torch.__version__, self.device.type, str(self.model.dtype), torch.get_num_threads(), self._digest)
+        digest = hashlib.sha256(repr((*settings, *known)).encode())
+        for each in asked:
+            digest.update(repr(tuple(each)).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the weights, which count by sums, not by bytes: a check, not an identity."""
+        parts = [
+            (
+                name,
+                tuple(tensor.shape),
+                *(torch.linalg.vector_norm(tensor, order, dtype=torch.float64).item() for order in (1, 2)),
+                tensor.sum(dtype=torch.float64).item(),
+            )
+            for name, tensor in self.model.named_parameters()
+        ]
+        return hashlib.sha256(repr((type(self.model).__name__, parts)).encode()).hexdigest()
+
+
+@contextmanager
+def head_of(model, body, outputs, **given):
+    """The model's own head, for some hidden states: what it does after the body, soft caps and scales included.
+
+    The whole model is called with a body that answers at once; calling the output matrix alone would leave out
+    what some architectures do to the logits, and whole logits would not fit into memory.
+    """
+    known, usual = copy.copy(outputs), vars(body).get("forward")
+    nothing = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+
+    def head(hidden_PH: torch.Tensor) -> torch.Tensor:
+        known.last_hidden_state = hidden_PH[None]
+        return model(input_ids=nothing, **given).logits[0]
+
+    body.forward = lambda *_, **__: known
+    try:
+        yield head
+    finally:
+        del body.forward
+        if usual is not None:  # accelerate puts its own there
+            body.forward = usual

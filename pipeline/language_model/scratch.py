@@ -4,13 +4,16 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import StoreError
+from pipeline.progress import bar
 
 log = logging.getLogger(__name__)
 
-Part = list[tuple[int, float, bool, int]]
+# Rows of numbers, truth values and texts; the first of each says which request it belongs to.
+Part = list[tuple]
 
 
 class Scratch:
@@ -35,8 +38,24 @@ class Scratch:
         except OSError as error:
             raise self._unwritable(error) from error
 
+    def rows(self, packs: list, size: Callable, work: Callable[..., Part], label: str, unit: str) -> Iterator[tuple]:
+        """The rows of all packs, in order: those kept here, and those of `work(pack)`, which are then kept.
+
+        size  of a pack in units of the progress bar
+        """
+        found = [self.read(number) for number in range(len(packs))]
+        sizes = [size(pack) for pack in packs]
+        done = sum(size for size, part in zip(sizes, found, strict=True) if part is not None)
+        with bar(sum(sizes), label, unit=unit, done=done, scale=True) as progress:
+            for number, part in enumerate(found):
+                if part is None:
+                    part = work(packs[number])
+                    self.write(number, part)
+                    progress.update(sizes[number])
+                yield from part
+
     def read(self, number: int) -> Part | None:
-        """The answers of one pack: (request, loglikelihood, greedy, tokens); None where it must be computed."""
+        """The rows of one pack as they were written; None where it must be computed."""
         if self.folder is None:
             return None
         path = self._path(number)
@@ -44,9 +63,7 @@ class Scratch:
             record = json.loads(path.read_bytes())
             part = record["answers"]
             if record["sha256"] == self._seal(number, part):
-                return [
-                    (int(request), float(value), bool(greedy), int(tokens)) for request, value, greedy, tokens in part
-                ]
+                return [tuple(row) for row in part]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -55,7 +72,7 @@ class Scratch:
         return None
 
     def write(self, number: int, part: Part) -> None:
-        """Keep the answers of one pack."""
+        """Keep the rows of one pack."""
         if self.folder is None:
             return
         # repr of a float is exact, so that the same bits come back.

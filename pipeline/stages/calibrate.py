@@ -28,10 +28,11 @@ def calibrate(
     dtype     what the model computes in; sums are in float64
     """
     from pipeline import checkpoint, datafiles
-    from pipeline.language_model import calibration, causal
+    from pipeline.language_model import calibration
+    from pipeline.language_model.load import load
 
     chosen = calibration.texts(text["format"], datafiles.obtain(**where), settings["examples"])
-    scorer = causal.load(
+    scorer = load(
         model,
         device=device_of(machine["device"]),
         dtype=dtype,

@@ -132,7 +132,7 @@ def leak(folder: Path, *, exam: dict, where: dict, sentences: dict, source: dict
 
 @functools.lru_cache(maxsize=1)  # the same model answers several exams in a row; two would not fit beside each other
 def _loaded(model: Path, prefix_token: str | None, dtype: str, machine: str):
-    from pipeline.language_model.causal import load
+    from pipeline.language_model.load import load
 
     settings = json.loads(machine)
     return load(

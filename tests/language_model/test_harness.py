@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError, DataError
 from pipeline.language_model.causal import CausalScorer
 from pipeline.language_model.encoding import Encoder
-from pipeline.language_model.harness import HarnessLM, ReplayLM
+from pipeline.language_model.harness import HarnessLM, ReplayLM, generation, generations
 from pipeline.language_model.plain_text import TEXT
-from pipeline.requests import Answer
+from pipeline.requests import Answer, Rolling
 
 
 def instances(rows):
@@ -118,7 +118,62 @@ def test_replay():
     assert replay.loglikelihood(instances([("a", " c"), ("a", " b")])) == [(-2.5, False), (-1.5, True)]
     with pytest.raises(DataError, match="not recorded"):
         replay.loglikelihood(instances([("a", " d")]))
-    with pytest.raises(ConfigError, match="generation"):
-        replay.generate_until([])
     with pytest.raises(ValueError):
         ReplayLM([("a", "b")], [])
+
+
+GREEDY = {"until": ["\n\n", "."], "do_sample": False, "temperature": 0.0, "max_gen_toks": 24}
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("name", ["Llama", "GPT2"])
+def test_generate_until(name, bos, reference):
+    words = TEXT.split()
+    asked = [
+        (" ".join(words[start : start + length]), settings)
+        for start, length in ((0, 3), (5, 9), (2, 9), (7, 1))
+        for settings in (GREEDY, {"until": "e", "max_gen_toks": 40}, {"max_gen_toks": 8})
+    ]
+    asked += [("<s>At the end", GREEDY), ("rain " * 100, GREEDY), ("naïve 😀", GREEDY), asked[0]]
+    theirs = reference(name, bos)
+    # one at a time: in a batch, HFLM leaves the BOS to the first prompt, and pads
+    expected = [theirs.generate_until(instances([(text, dict(given))]), disable_tqdm=True)[0] for text, given in asked]
+    ours = HarnessLM(CausalScorer(models.model(name), models.tokenizer(bos), 512)).generate_until(instances(asked))
+    assert ours == expected
+    assert any(ours)
+
+
+def test_equal_requests_are_samples_of_one():
+    sampled = {"do_sample": True, "temperature": 2.0, "max_gen_toks": 6}
+    made, places = generations([("a", sampled), ("b", GREEDY), ("a", sampled), ("b", GREEDY)])
+    assert [(each.prompt, each.samples, each.top_k, each.temperature) for each in made] == [
+        ("a", 2, 50, 2.0),
+        ("b", 2, 0, 0.0),
+    ]
+    assert places == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    ours = HarnessLM(CausalScorer(models.model("Llama"), models.tokenizer(), 512))
+    one, _, other, _ = ours.generate_until(instances([("a", sampled), ("b", GREEDY), ("a", sampled), ("b", GREEDY)]))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [({"do_sample": True}, "temperature above 0"), ({"repetition_penalty": 1.1}, "repetition_penalty")],
+)
+def test_settings_of_a_task_that_are_not_known(settings, match):
+    with pytest.raises(ConfigError, match=match):
+        generation("a", settings)
+
+
+def test_replay_of_texts():
+    ours = HarnessLM(CausalScorer(models.model("Llama"), models.tokenizer(), 512))
+    asked, _ = generations([("a", GREEDY), ("b", GREEDY), ("a", GREEDY)])
+    asked.append(Rolling(TEXT))
+    replay = ReplayLM(asked, ours.scorer.answer(asked))
+    rows = instances([("b", GREEDY), ("a", GREEDY), ("a", GREEDY)])
+    assert replay.generate_until(rows) == ours.generate_until(rows)
+    assert replay.loglikelihood_rolling(instances([[TEXT]])) == ours.loglikelihood_rolling(instances([[TEXT]]))
+    with pytest.raises(DataError, match="completion that was not recorded"):
+        replay.generate_until(instances([("c", GREEDY)]))
+    with pytest.raises(DataError, match="text that was not recorded"):
+        replay.loglikelihood_rolling(instances([["other"]]))

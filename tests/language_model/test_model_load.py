@@ -1,6 +1,7 @@
 """What can be loaded, and what is refused before anything is computed."""
 
 import json
+import re
 
 import architectures as models
 import pytest
@@ -9,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import CheckpointError, ConfigError, SourceError
-from pipeline.language_model.causal import load
+from pipeline.language_model.load import family_of, load
 
 
 @pytest.fixture
@@ -84,10 +85,31 @@ def test_unknown_architecture(folder):
         load(folder)
 
 
-@pytest.mark.parametrize("name", ["BertForMaskedLM", "T5ForConditionalGeneration"])
-def test_not_causal(tmp_path, name):
-    config = getattr(transformers, name.split("For")[0] + "Config")()
+@pytest.mark.parametrize(
+    "name",
+    ["T5ForConditionalGeneration", "BartForConditionalGeneration", "BertForSequenceClassification", "ViTModel"],
+)
+def test_neither_causal_nor_masked(tmp_path, name):
+    config = getattr(transformers, re.split("For|Model", name)[0] + "Config")()
     config.architectures = [name]
     config.save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=rf"causal.*{name}"):
+    with pytest.raises(ConfigError, match=rf"causal or a masked.*{name}"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architectures", "family"),
+    [
+        ("Bert", ["BertForMaskedLM"], "masked"),
+        ("Bert", ["BertLMHeadModel"], "causal"),
+        ("Bert", None, "masked"),
+        ("Roberta", None, "masked"),
+        ("GPT2", None, "causal"),
+        ("XLM", ["XLMWithLMHeadModel"], "causal"),
+    ],
+)
+def test_the_architecture_decides(tmp_path, kind, architectures, family):
+    config = getattr(transformers, f"{kind}Config")()
+    config.architectures = architectures
+    config.save_pretrained(tmp_path)
+    assert family_of(tmp_path) == family

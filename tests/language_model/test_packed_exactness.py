@@ -111,7 +111,7 @@ def test_what_does_not_fit_names_the_setting():
 
 
 def test_a_small_real_model(stories, requests):
-    from pipeline.language_model.causal import load
+    from pipeline.language_model.load import load
 
     scorer = load(stories)
     same(scorer, requests, scorer.score(requests))

@@ -1,0 +1,248 @@
+"""What a model writes: transformers' own greedy texts, samples by the book, whatever else is in the batch."""
+
+import copy
+import logging
+
+import architectures as models
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.language_model import generation
+from pipeline.language_model.causal import CausalScorer
+from pipeline.language_model.plain_text import TEXT
+from pipeline.requests import Generate, LogLikelihood, Rolling
+
+WORDS = TEXT.split()
+PROMPTS = [" ".join(WORDS[start : start + length]) for start, length in enumerate((1, 2, 3, 9, 5, 14, 7, 2))]
+
+
+def greedy(prompt, **settings):
+    return Generate(prompt, temperature=0.0, **settings)
+
+
+def scorer(name="Llama", limit=512, bos=False):
+    return CausalScorer(models.model(name), models.tokenizer(bos), limit)
+
+
+def plain(name, prompt, tokens, **settings):
+    """transformers' own text after one prompt."""
+    ids = torch.tensor([models.tokenizer()(prompt)["input_ids"]])
+    made = models.model(name).generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=1, **settings
+    )
+    return [models.tokenizer().decode(row[ids.shape[1] :], skip_special_tokens=True) for row in made]
+
+
+@pytest.mark.parametrize("name", models.ALL)
+def test_greedy_is_transformers_own(name):
+    answers = scorer(name).answer([greedy(prompt, max_tokens=24) for prompt in PROMPTS])
+    assert [answer.texts for answer in answers] == [tuple(plain(name, prompt, 24)) for prompt in PROMPTS]
+    assert all(np.isnan(answer.loglikelihood) and 1 <= answer.tokens <= 24 for answer in answers)
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT2", "Mistral"])
+def test_beams_are_transformers_own(name):
+    asked = [greedy(prompt, beams=3, samples=2, max_tokens=8) for prompt in PROMPTS]
+    found = [answer.texts for answer in scorer(name).answer(asked)]
+    assert found == [tuple(plain(name, prompt, 8, num_beams=3, num_return_sequences=2)) for prompt in PROMPTS]
+
+
+def naive(model, prompt, asked, sample):
+    """One token after the other, the whole text read anew each time, in numpy."""
+    tokens, written = list(prompt), []
+    for number in generation.uniforms(asked, sample):
+        with torch.inference_mode():
+            logits = model(torch.tensor([tokens])).logits[0, -1].double().numpy() / asked.temperature
+        odds = np.exp(logits - logits.max())
+        order = np.argsort(-odds)
+        if asked.top_k:
+            odds[order[asked.top_k :]] = 0
+        odds /= odds.sum()
+        # the least set of the likeliest that has top_p
+        odds[order[1:][np.cumsum(odds[order])[:-1] >= asked.top_p]] = 0
+        odds /= odds.sum()
+        token = int(np.flatnonzero(np.cumsum(odds) > number)[0])
+        tokens.append(token)
+        written.append(token)
+        if token == 1 or len(written) == asked.max_tokens:
+            return models.tokenizer().decode([token for token in written if token != 1], skip_special_tokens=True)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (3.0, 5, 1.0), (2.0, 0, 0.7), (5.0, 9, 0.6)])
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "Mamba", "Bloom"])
+def test_samples_by_the_book(name, temperature, top_k, top_p):
+    asked = [
+        Generate(prompt, 3, 10, temperature=temperature, top_k=top_k, top_p=top_p, seed=4) for prompt in PROMPTS[:4]
+    ]
+    ours = scorer(name)
+    found = [answer.texts for answer in ours.answer(asked)]
+    prompts = ours.encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
+    for texts, each, prompt in zip(found, asked, prompts, strict=True):
+        assert texts == tuple(naive(ours.model, prompt, each, sample) for sample in range(3))
+    assert len({text for texts in found for text in texts}) > 6
+
+
+def test_samples_do_not_depend_on_what_else_is_asked():
+    asked = [Generate(prompt, 4, 12, temperature=2.0) for prompt in PROMPTS] + [greedy(PROMPTS[0]), greedy(PROMPTS[1])]
+    whole = scorer().answer(asked)
+    assert [scorer().answer([each])[0].texts for each in asked] == [answer.texts for answer in whole]
+    order = np.random.default_rng(0).permutation(len(asked))
+    assert [answer.texts for answer in scorer().answer([asked[at] for at in order])] == [whole[at].texts for at in order]
+    # more samples, a longer limit and another model's draw begin in the same way
+    [more] = scorer().answer([asked[0]._replace(samples=6)])
+    assert more.texts[:4] == whole[0].texts
+    [other] = scorer().answer([asked[0]._replace(seed=1)])
+    assert other.texts != whole[0].texts
+
+
+def test_temperature_0_gives_every_sample_alike():
+    [answer] = scorer().answer([greedy(PROMPTS[0], samples=3)])
+    assert len(answer.texts) == 3 and len(set(answer.texts)) == 1
+    [one] = scorer().answer([greedy(PROMPTS[0])])
+    assert answer.texts[0] == one.texts[0] and answer.tokens == 3 * one.tokens
+
+
+def test_stop_strings_end_and_are_cut_off():
+    [whole] = scorer().answer([greedy(PROMPTS[3], max_tokens=30)])
+    [text] = whole.texts
+    for stop in (text[4:6], text[3], text[7:12]):
+        [cut] = scorer().answer([greedy(PROMPTS[3], max_tokens=30, stop=("never", stop))])
+        assert cut.texts[0] == text[: text.index(stop)]
+        assert cut.tokens < whole.tokens
+
+
+def test_eos_ends():
+    model = copy.deepcopy(models.model("Llama"))
+    ours = CausalScorer(model, models.tokenizer(), 512)
+    [free] = ours.answer([greedy(PROMPTS[0], max_tokens=6)])
+    ids = torch.tensor([models.tokenizer()(PROMPTS[0])["input_ids"]])
+    third = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=1)[
+        0, ids.shape[1] + 2
+    ].item()
+    model.generation_config.eos_token_id = [1, third]
+    [ended] = CausalScorer(model, models.tokenizer(), 512).answer([greedy(PROMPTS[0], max_tokens=6)])
+    assert ended.tokens <= 3 and free.texts[0].startswith(ended.texts[0]) and ended.texts != free.texts
+
+
+def test_a_long_prompt_loses_its_beginning(caplog):
+    long = " ".join(WORDS[:60])
+    with caplog.at_level(logging.WARNING):
+        [answer] = scorer().answer([greedy(long, max_tokens=10)])
+    assert "1 of 1 prompts are too long for the model and lose their beginning" in caplog.text
+    ids = torch.tensor([models.tokenizer()(long)["input_ids"][-86:]])
+    made = models.model("Llama").generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=10)
+    assert answer.texts == (models.tokenizer().decode(made[0, 86:], skip_special_tokens=True),)
+
+
+def test_an_empty_prompt_is_the_prefix_token():
+    [empty, prefix] = scorer().answer([greedy(""), greedy("<s>")])
+    assert empty.texts == prefix.texts
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"samples": 0}, "samples of at least 1"),
+        ({"max_tokens": 0}, "max_tokens of at least 1"),
+        ({"temperature": -1.0}, "temperature of 0 or more"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"beams": 2}, "temperature 0 with beams"),
+        ({"beams": 2, "temperature": 0.0, "samples": 3}, "samples up to the 2 beams"),
+        ({"stop": ("",)}, "stop strings"),
+        ({"max_tokens": 96}, "fewer than the model's 96"),
+        ({"prompt": "word " * 20, "max_tokens": 50}, "machine.tokens_per_pack"),
+    ],
+)
+def test_what_cannot_be_asked(change, match):
+    with pytest.raises(ConfigError, match=match):
+        scorer(limit=64).answer([Generate("The rain")._replace(**change)])
+
+
+def test_a_broken_model_says_so():
+    model = copy.deepcopy(models.model("Llama"))
+    model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="nan"):
+        CausalScorer(model, models.tokenizer(), 256).answer([Generate("The rain")])
+
+
+def test_batches_are_bounded_and_hold_like_lengths():
+    asked = [Generate(prompt, 5, 10) for prompt in PROMPTS] + [greedy(prompt, max_tokens=20) for prompt in PROMPTS]
+    prompts = scorer().encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
+    batches = generation.batches(generation.lines(prompts, asked), 128)
+    for batch in batches:
+        lengths = [len(line.prompt) for line in batch]
+        assert len(batch) * max(len(line.prompt) + line.asked.max_tokens for line in batch) <= 128
+        assert max(lengths) - min(lengths) <= generation.SLACK
+        assert len({line.kind for line in batch}) == 1
+    assert sum(map(len, batches)) == 5 * len(PROMPTS) + len(PROMPTS)
+
+
+def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch, caplog):
+    asked = [Generate(prompt, 3, 12, temperature=2.0) for prompt in PROMPTS] + [
+        LogLikelihood("The rain", " stopped"),
+        Rolling(TEXT[:200]),
+    ]
+    ours = scorer(limit=128)
+    whole = ours.answer(asked, scratch=tmp_path / "whole")
+    done, real = [], generation.Writer.write
+
+    def dies(self, batch):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(batch)
+        return real(self, batch)
+
+    monkeypatch.setattr(generation.Writer, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        ours.answer(asked, scratch=tmp_path / "killed")
+    monkeypatch.setattr(generation.Writer, "write", lambda self, batch: done.append(batch) or real(self, batch))
+    resumed = ours.answer(asked, scratch=tmp_path / "killed")
+    assert [answer[2:] for answer in resumed[:8]] == [answer[2:] for answer in whole[:8]]
+    assert resumed[8:] == whole[8:]
+    assert len(done) == len(list((tmp_path / "whole" / "Generate").glob("pack-*.json"))) > 3
+    # a text that was altered is written again
+    path = tmp_path / "killed" / "Generate" / "pack-000000.json"
+    path.write_text(path.read_text().replace('", "', '!", "', 1).replace('"]', '!"]', 1))
+    with caplog.at_level(logging.WARNING):
+        again = ours.answer(asked, scratch=tmp_path / "killed")
+    assert [answer.texts for answer in again] == [answer.texts for answer in whole]
+    assert "not what was written there" in caplog.text
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    logits=st.lists(st.floats(-20, 20), min_size=2, max_size=8),
+    temperature=st.floats(0.1, 5),
+    top_k=st.integers(0, 9),
+    top_p=st.floats(0.05, 1),
+    number=st.floats(0, 1, exclude_max=True),
+)
+def test_a_token_is_picked_by_its_probability(logits, temperature, top_k, top_p, number):
+    odds = generation.probabilities(torch.tensor([logits]), temperature, top_k, top_p)
+    assert odds.sum().item() == pytest.approx(1) and odds.dtype == torch.float64
+    [token] = generation.pick(odds, [number])
+    assert odds[0, token] > 0
+    before = odds[0, :token].sum().item()
+    assert before - 1e-9 <= number <= before + odds[0, token].item() + 1e-9
+
+
+def test_the_last_number_picks_what_can_be_picked():
+    odds = torch.tensor([[0.3, 0.7, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    assert generation.pick(odds, [1 - 2**-53, 1 - 2**-53]) == [1, 1]
+    assert generation.pick(odds, [0.0, 0.0]) == [0, 1]
+
+
+def test_a_setting_of_the_checkpoint_that_is_not_used_is_named(caplog):
+    model = copy.deepcopy(models.model("Llama"))
+    model.generation_config.repetition_penalty = 1.3
+    with caplog.at_level(logging.WARNING):
+        [answer] = CausalScorer(model, models.tokenizer(), 512).answer([greedy(PROMPTS[0])])
+    assert "repetition_penalty" in caplog.text
+    assert answer.texts == scorer().answer([greedy(PROMPTS[0])])[0].texts
