@@ -94,6 +94,19 @@ def twin(name: str, names: Collection[str]) -> str | None:
     return None
 
 
+def spellings(name: str, prefix: str) -> list[str]:
+    """What transformers may call a tensor of a file when it is loaded.
+
+    With or without the body's prefix (GPT-2's `wte.weight` becomes `transformer.wte.weight`); BERT's first files call
+    the weight of a LayerNorm gamma and its bias beta.
+    """
+    today = name
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+        if ends(name, (old,)):
+            today = name.removesuffix(old) + new
+    return [spelling for one in (name, today) for spelling in (one, prefix + one, one.removeprefix(prefix))]
+
+
 def renamed(mine: Mapping[str, TensorInfo], theirs: Mapping[str, TensorInfo]) -> tuple[dict[str, str], str]:
     """The donor's names under the base's, and which prefix was added or left out, in words ("" where none was).
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.language_model.causal import CausalScorer, length_limit
 from pipeline.language_model.encoding import Encoder
+from pipeline.language_model.scorer import Scorer
 from pipeline.language_model.trie import Encoded
 from pipeline.progress import bar
 
@@ -45,17 +45,22 @@ def texts(form: str, files: dict[str, Path], examples: int) -> list[str]:
     return [found[place * len(found) // examples] for place in range(examples)]
 
 
-def encode(scorer: CausalScorer, chosen: list[str], max_length: int, prefix_token: str | None) -> list[Encoded]:
-    """The first `max_length` tokens of each text, after the prefix token, so that the first word is predicted too."""
-    limit = length_limit(scorer.model.config.get_text_config(), scorer.tokenizer)
-    if not 1 <= max_length <= limit:
+def encode(scorer: Scorer, chosen: list[str], max_length: int) -> list[Encoded]:
+    """The first `max_length` tokens of each text, after the prefix token, so that the first word is predicted too.
+
+    A masked model reads them between its special tokens, with nothing masked, and predicts none.
+    """
+    if not 1 <= max_length <= scorer.limit:
         raise ConfigError(
-            f"merge.max_length should lie between 1 and the model's {limit} tokens, found {max_length}: change "
+            f"merge.max_length should lie between 1 and the model's {scorer.limit} tokens, found {max_length}: change "
             "merge.max_length"
         )
-    encoder = Encoder(scorer.tokenizer, max_length, prefix_token)
-    windows = [encoder.rolling(text, special=False) for text in chosen]
-    found = [each[0] for each in windows if each]
+    if scorer.family == "masked":
+        found = [Encoded(ids, ()) for ids in scorer.beginnings(chosen, max_length)]
+    else:
+        encoder = Encoder(scorer.tokenizer, max_length, scorer.prefix_token)
+        windows = [encoder.rolling(text, special=False) for text in chosen]
+        found = [each[0] for each in windows if each]
     if not found:
         raise DataError("calibration text should have tokens, found none: change merge.calibration")
     return found

@@ -52,7 +52,8 @@ class CausalScorer(Scorer):
         self.model, self.tokenizer, self.tokens_per_pack = model.eval(), tokenizer, tokens_per_pack
         self.body = model.get_decoder()
         text = model.config.get_text_config()
-        self.encoder = Encoder(tokenizer, length_limit(text, tokenizer), prefix_token)
+        self.limit, self.prefix_token = length_limit(text, tokenizer), prefix_token
+        self.encoder = Encoder(tokenizer, self.limit, prefix_token)
         self.horizon = window(text.to_dict())
         # A layer's matrices cost about 24 H^2 operations a token (12 H^2 weights), attending to one token 4 H.
         self.attention = 1 / (6 * text.hidden_size)
@@ -100,6 +101,14 @@ class CausalScorer(Scorer):
                 Answer(math.nan, False, sum(tokens for tokens, _ in every), texts=tuple(text for _, text in every))
             )
         return answers
+
+    def sentences(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """Texts to train on, as they are scored without context: after the prefix token, which makes the first word count.
+
+        max_length  most tokens of each, the prefix token among them; what is longer loses its beginning
+        """
+        encoder = Encoder(self.tokenizer, max_length - 1, self.prefix_token)
+        return [[*each.inputs, each.targets[-1]] for each in encoder.pairs([("", text) for text in texts])]
 
     def _rolled(self, texts: list[str], label: str = "", scratch: Path | None = None, special: bool = True):
         windows = [self.encoder.rolling(text, special) for text in texts]

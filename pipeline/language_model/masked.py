@@ -140,6 +140,32 @@ class MaskedScorer(Scorer):
         mean = -answer.loglikelihood / answer.tokens
         return math.inf if mean > 700 else math.exp(mean)
 
+    def sentences(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """Texts to train on, in tokens with the special ones.
+
+        max_length  most tokens of each, special ones among them; what is longer loses its beginning
+        """
+        most = min(max_length, self.limit)
+        table, result, cut = self._texts(texts), [], 0
+        for text in texts:
+            ids, _, _, left, right = table[text]
+            if left + right == len(ids):
+                raise DataError(f"a sentence to train on must have a token, but {text[:60]!r} has none: change donor.data")
+            cut += len(ids) > most
+            result.append([*ids[:left], *ids[left + max(0, len(ids) - most) :]])
+        if cut:
+            log.warning("%d of %d texts are longer than %d tokens and lose their beginning", cut, len(texts), most)
+        return result
+
+    def beginnings(self, texts: list[str], most: int) -> list[tuple[int, ...]]:
+        """The first `most` tokens of each text that has any, special ones among them."""
+        found = [self._texts([text])[text] for text in texts]
+        return [
+            (*ids[: max(left + 1, min(len(ids), most) - right)], *ids[len(ids) - right :])
+            for ids, _, _, left, right in found
+            if left + right < len(ids)
+        ]
+
     def _encode(self, requests: list[LogLikelihood]) -> list[list[Masked]]:
         texts = self._texts(
             text

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.stages.donor import device_of
 from pipeline.store import stage
 
@@ -40,7 +40,11 @@ def calibrate(
         tokens_per_pack=machine["tokens_per_pack"],
         prefix_token=prefix_token,
     )
-    tokens = calibration.encode(scorer, chosen, settings["max_length"], prefix_token)
+    if kind == "fisher" and scorer.family == "masked":
+        raise ConfigError(
+            "merge=fisher needs the gradients of a causal model's likelihood, found a masked model: choose another merge"
+        )
+    tokens = calibration.encode(scorer, chosen, settings["max_length"])
     shapes = calibration.shapes(kind, scorer.model)
     names = _own_names(scorer.model, model, shapes)
     infos = checkpoint.headers(model)
@@ -66,6 +70,7 @@ def _own_names(model, folder: Path, wanted: dict) -> dict[str, list[str]]:
     import torch
 
     from pipeline import checkpoint
+    from pipeline.checkpoint.names import spellings
 
     reader = checkpoint.Reader(folder)
     every = dict(model.named_parameters(remove_duplicate=False))
@@ -73,7 +78,7 @@ def _own_names(model, folder: Path, wanted: dict) -> dict[str, list[str]]:
     prefix = f"{model.base_model_prefix}."
     found = {name: [] for name in wanted}
     for name, info in reader.infos.items():
-        here = next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in every), None)
+        here = next((n for n in spellings(name, prefix) if n in every), None)
         if here is None or first[id(every[here])] not in found:
             continue
         if info.shape != tuple(every[here].shape):

@@ -25,35 +25,33 @@ def train(
 ) -> dict:
     """Continue the base's pre-training on stereotypical sentences: model.safetensors (float32), loss.parquet.
 
+    A causal model predicts each token from those before it, a masked one 15 % of them at masks. The masked losses of the
+    report are on one fixed choice of tokens, the same before and after.
+
     The summary is the strength report: the loss on the stereotypes and on their anti-stereotypes, before
     and after, and ||tau|| / ||theta|| over all parameters.
     """
     import pandas
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pipeline import datafiles
-    from pipeline.language_model.encoding import Encoder
-    from pipeline.training import causal
+    from pipeline.language_model.load import load
+    from pipeline.training import pretraining
     from pipeline.training.sentences import read
 
     pairs = read(sentences["format"], datafiles.obtain(**where))
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    # as the evaluation reads a text without context: after the prefix token, so that its first word counts too
-    encoder = Encoder(tokenizer, settings["max_length"] - 1, prefix_token)
-
-    def encode(texts):
-        return [[*each.inputs, each.targets[-1]] for each in encoder.pairs([("", text) for text in texts])]
-
-    stereotypes, opposites = encode(p.stereotype for p in pairs), encode(p.anti_stereotype for p in pairs)
-    if machine["threads"]:
-        torch.set_num_threads(machine["threads"])
-    device = device_of(machine["device"])
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True).to(device)
-    before = _losses(model, stereotypes, opposites, "before the training")
+    # in float32 whatever machine.dtype says: a step is too small for less
+    scorer = load(
+        base, device=device_of(machine["device"]), threads=machine["threads"] or None, prefix_token=prefix_token
+    )
+    model, loss = scorer.model, _loss(scorer, seed)
+    stereotypes, opposites = (
+        scorer.sentences(texts, settings["max_length"])
+        for texts in ([pair.stereotype for pair in pairs], [pair.anti_stereotype for pair in pairs])
+    )
+    before = _losses(model, stereotypes, opposites, loss, "before the training")
     options = {key: value for key, value in settings.items() if key != "max_length"}
-    losses = causal.continue_pretraining(model, stereotypes, seed=seed, scratch=scratch, **options)
-    after = _losses(model, stereotypes, opposites, "after the training")
+    losses = pretraining.continue_pretraining(model, stereotypes, loss, seed=seed, scratch=scratch, **options)
+    after = _losses(model, stereotypes, opposites, loss, "after the training")
     pandas.DataFrame(losses).to_parquet(folder / "loss.parquet")
     moved, norm = _save_under_base_names(model, base, folder)
     return {
@@ -67,12 +65,22 @@ def train(
     }
 
 
-def _losses(model, stereotypes: list, opposites: list, when: str) -> tuple[float, float]:
-    from pipeline.training import causal
+def _loss(scorer, seed: int):
+    """What the training minimises: a causal model's tokens in their order, a masked model's at masks."""
+    from pipeline.training import causal, masked
+
+    if scorer.family == "causal":
+        return causal.loss
+    tokenizer = scorer.tokenizer
+    return masked.loss_of(scorer.mask, scorer.padding, set(tokenizer.all_special_ids), len(tokenizer), seed)
+
+
+def _losses(model, stereotypes: list, opposites: list, loss, when: str) -> tuple[float, float]:
+    from pipeline.training.pretraining import mean_loss
 
     return (
-        causal.mean_loss(model, stereotypes, label=f"loss of the stereotypes {when}"),
-        causal.mean_loss(model, opposites, label=f"loss of their opposites {when}"),
+        mean_loss(model, stereotypes, loss, label=f"loss of the stereotypes {when}"),
+        mean_loss(model, opposites, loss, label=f"loss of their opposites {when}"),
     )
 
 
@@ -184,6 +192,7 @@ def _save_under_base_names(model, base: Path, folder: Path) -> tuple[float, floa
     `transformer.wte.weight`); a donor under other names could not be merged.
     """
     from pipeline import checkpoint
+    from pipeline.checkpoint.names import spellings
 
     state, prefix = model.state_dict(), f"{model.base_model_prefix}."
     trainable = {parameter.data_ptr() for parameter in model.parameters()}
@@ -192,7 +201,7 @@ def _save_under_base_names(model, base: Path, folder: Path) -> tuple[float, floa
     with checkpoint.Writer(folder, _in_float32(reader.infos)) as out:
         for name in out.order:
             theta = reader.read(name)
-            found = next((state[n] for n in (name, prefix + name, name.removeprefix(prefix)) if n in state), None)
+            found = next((state[n] for n in spellings(name, prefix) if n in state), None)
             if found is not None:
                 trainable.discard(found.data_ptr())
                 result = found.detach().to("cpu")

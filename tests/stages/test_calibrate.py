@@ -226,14 +226,29 @@ def test_a_merge_of_real_models(real_models, tmp_path):
 # ---- what is refused
 
 
-def test_masked_models_and_settings_out_of_range_are_refused(tiny, tmp_path):
-    from transformers import BertConfig, BertForMaskedLM
+def test_a_masked_model_reads_its_texts_between_special_tokens(tmp_path):
+    from tests.tiny_masked_model import tiny_masked_model
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    masked = tmp_path / "bert"
-    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    BertForMaskedLM(config).save_pretrained(masked)
+    folder = tiny_masked_model(tmp_path / "bert")
+    found, summary = made(tmp_path, folder, "grams")
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    lines = [json.loads(line)["text"] for line in (POCKET / "calibration.jsonl").read_text().splitlines()]
+    ids = [tokenizer(lines[i * len(lines) // 6])["input_ids"] for i in range(6)]
+    ids = [[*each[: min(len(each), 24) - 1], each[-1]] for each in ids]
+    # the last token counts too: nothing is predicted from the next one
+    X = watched(model, [[*each, 0] for each in ids])
+    assert summary["tokens"] == sum(map(len, ids))
+    for name, x in X.items():
+        if name in found:
+            torch.testing.assert_close(found[name].double(), x.T @ x / len(x), atol=1e-5, rtol=1e-5)
+    assert "bert.encoder.layer.0.attention.self.query.weight" in found
+    assert "cls.predictions.transform.dense.weight" in found
     with pytest.raises(ConfigError, match="causal"):
-        made(tmp_path, masked, "grams")
+        made(tmp_path, folder, "fisher")
+
+
+def test_settings_out_of_range_are_refused(tiny, tmp_path):
     for settings, key in (
         ({"examples": 65}, "examples"),
         ({"examples": 0}, "examples"),

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from pipeline.training import causal
+from pipeline.training import causal, pretraining
 from tests.tiny_language_model import tiny_language_model
 
 SETTINGS = {"epochs": 2, "learning_rate": 1e-2, "batch_size": 3, "warmup": 0.1, "weight_decay": 0.01, "seed": 0}
@@ -41,13 +41,13 @@ def naive_loss(model, tokens):
 
 def test_mean_loss_is_the_mean_over_predicted_tokens(model):
     with torch.no_grad():
-        assert causal.mean_loss(model, TOKENS) == pytest.approx(naive_loss(model, TOKENS), abs=1e-5)
-        assert causal.mean_loss(model, TOKENS, batch_size=1) == pytest.approx(causal.mean_loss(model, TOKENS), abs=1e-6)
+        assert pretraining.mean_loss(model, TOKENS, causal.loss) == pytest.approx(naive_loss(model, TOKENS), abs=1e-5)
+        assert pretraining.mean_loss(model, TOKENS, causal.loss, batch_size=1) == pytest.approx(pretraining.mean_loss(model, TOKENS, causal.loss), abs=1e-6)
 
 
 def test_the_first_step_is_adamw_on_the_batch_mean(model):
     expected = copy.deepcopy(model)
-    losses = causal.continue_pretraining(model, TOKENS[:3], **SETTINGS | {"epochs": 1})
+    losses = pretraining.continue_pretraining(model, TOKENS[:3], causal.loss, **SETTINGS | {"epochs": 1})
     loss = expected.eval() and naive_tensor(expected, TOKENS[:3])
     assert losses[0]["loss"] == pytest.approx(loss.item(), abs=1e-5)
     decayed = [p for p in expected.parameters() if p.dim() >= 2]
@@ -72,9 +72,9 @@ def naive_tensor(model, tokens):
 
 
 def test_the_loss_falls(model):
-    before = causal.mean_loss(model, TOKENS)
-    losses = causal.continue_pretraining(model, TOKENS, **SETTINGS | {"epochs": 10})
-    assert causal.mean_loss(model, TOKENS) < 0.5 * before
+    before = pretraining.mean_loss(model, TOKENS, causal.loss)
+    losses = pretraining.continue_pretraining(model, TOKENS, causal.loss, **SETTINGS | {"epochs": 10})
+    assert pretraining.mean_loss(model, TOKENS, causal.loss) < 0.5 * before
     assert [each["step"] for each in losses] == list(range(20))
     rates = [each["learning_rate"] for each in losses]
     assert max(rates) == pytest.approx(1e-2) and rates[-1] < 2e-3
@@ -82,29 +82,29 @@ def test_the_loss_falls(model):
 
 def test_killed_after_an_epoch_it_gives_the_same_bits(model, tmp_path, monkeypatch):
     whole = copy.deepcopy(model)
-    expected = causal.continue_pretraining(whole, TOKENS, **SETTINGS)
-    killed, keep = copy.deepcopy(model), causal._keep
+    expected = pretraining.continue_pretraining(whole, TOKENS, causal.loss, **SETTINGS)
+    killed, keep = copy.deepcopy(model), pretraining._keep
 
     def dies(*arguments):
         keep(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(causal, "_keep", dies)
+    monkeypatch.setattr(pretraining, "_keep", dies)
     with pytest.raises(KeyboardInterrupt):
-        causal.continue_pretraining(killed, TOKENS, scratch=tmp_path, **SETTINGS)
+        pretraining.continue_pretraining(killed, TOKENS, causal.loss, scratch=tmp_path, **SETTINGS)
     monkeypatch.undo()
     resumed = copy.deepcopy(model)
-    losses = causal.continue_pretraining(resumed, TOKENS, scratch=tmp_path, **SETTINGS)
+    losses = pretraining.continue_pretraining(resumed, TOKENS, causal.loss, scratch=tmp_path, **SETTINGS)
     assert losses == expected
     assert same(whole, resumed) and not same(whole, killed)
 
 
 def test_only_the_order_is_random(model):
     one, again, other = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
-    causal.continue_pretraining(one, TOKENS, **SETTINGS)
+    pretraining.continue_pretraining(one, TOKENS, causal.loss, **SETTINGS)
     torch.rand(7)  # the global generator must not matter
-    causal.continue_pretraining(again, TOKENS, **SETTINGS)
-    causal.continue_pretraining(other, TOKENS, **SETTINGS | {"seed": 1})
+    pretraining.continue_pretraining(again, TOKENS, causal.loss, **SETTINGS)
+    pretraining.continue_pretraining(other, TOKENS, causal.loss, **SETTINGS | {"seed": 1})
     assert same(one, again) and not same(one, other)
 
 
@@ -112,4 +112,4 @@ def test_a_loss_that_is_not_finite_stops(model):
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
-        causal.continue_pretraining(model, TOKENS, **SETTINGS)
+        pretraining.continue_pretraining(model, TOKENS, causal.loss, **SETTINGS)

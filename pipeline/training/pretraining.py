@@ -1,0 +1,137 @@
+"""Continued pre-training of a language model, causal or masked: the loop behind donors, negation and experts."""
+
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import torch
+
+from pipeline import progress
+
+log = logging.getLogger(__name__)
+
+# (model, sentences in tokens, epoch or None) -> sum over the predicted tokens of -log p, and how many they are.
+# What is random in a loss is keyed by the epoch; None is the one draw by which models are compared.
+Loss = Callable[[torch.nn.Module, list[list[int]], int | None], tuple[torch.Tensor, torch.Tensor]]
+
+
+def continue_pretraining(
+    model,
+    tokens: list[list[int]],
+    loss: Loss,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    warmup: float,
+    weight_decay: float,
+    seed: int,
+    scratch: Path | None = None,
+) -> list[dict]:
+    """Minimise the mean negative log-likelihood of `tokens` by AdamW; the model is changed in place.
+
+        loss(batch) = - sum log p(x_t | what is seen) / number of predicted tokens        (nats a token)
+
+    tokens         one list of token ids a sentence
+    loss           of causal.py or masked.py: which tokens are predicted, and from what
+    epochs         passes over all sentences; each in an order of its own, keyed by (seed, epoch)
+    learning_rate  its highest value: reached after `warmup` (a share of all steps), then falls linearly to 0
+    batch_size     sentences a step, padded on the right; gradients are clipped to norm 1
+    weight_decay   on parameters with two or more dimensions, not on norms and biases
+    scratch        folder in which the state is kept after every epoch, to go on after a kill with the same bits
+
+    Dropout is off, so the only randomness is the order, and the masks of a masked model. Returns one record a step: step, epoch,
+    learning_rate, loss. Raises FloatingPointError if the loss is not finite.
+    """
+    model.eval()
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for _, p in named if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+    )
+    per_epoch = -(-len(tokens) // batch_size)
+    steps = epochs * per_epoch
+    rising = max(1, round(warmup * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+    )
+
+    losses, first = _resume(model, optimizer, schedule, scratch)
+    label = "training" if first == 0 else f"training, resumed after epoch {first}"
+    with progress.bar(steps, label, unit="step", done=first * per_epoch) as bar:
+        for epoch in range(first, epochs):
+            order = numpy.random.default_rng([seed, epoch]).permutation(len(tokens))
+            for start in range(0, len(tokens), batch_size):
+                total, count = loss(model, [tokens[i] for i in order[start : start + batch_size]], epoch)
+                mean = total / count
+                if not torch.isfinite(mean):
+                    raise FloatingPointError(
+                        f"the training loss became {mean.item()} at step {len(losses)}; lower learning_rate"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                mean.backward()
+                torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
+                losses.append(
+                    {
+                        "step": len(losses),
+                        "epoch": epoch,
+                        "learning_rate": schedule.get_last_lr()[0],
+                        "loss": mean.item(),
+                    }
+                )
+                optimizer.step()
+                schedule.step()
+                bar.set_postfix(loss=f"{mean.item():.3f}", refresh=False)
+                bar.update(1)
+            _keep(model, optimizer, schedule, losses, epoch + 1, scratch)
+    return losses
+
+
+@torch.no_grad()
+def mean_loss(model, tokens: list[list[int]], loss: Loss, batch_size: int = 16, label: str = "loss") -> float:
+    """Mean negative log-likelihood a predicted token, in nats, over all sentences together."""
+    total, count = 0.0, 0
+    shortest_first = sorted(tokens, key=len)  # little padding; the sum does not depend on the order beyond rounding
+    with progress.bar(len(tokens), label, unit="sentence") as bar:
+        for start in range(0, len(tokens), batch_size):
+            batch = shortest_first[start : start + batch_size]
+            part, predicted = loss(model, batch, None)
+            total += part.double().item()
+            count += int(predicted)
+            bar.update(len(batch))
+    return total / count if count else float("nan")
+
+
+def _keep(model, optimizer, schedule, losses, epoch: int, scratch: Path | None) -> None:
+    if scratch is None:
+        return
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "losses": losses,
+        "epoch": epoch,
+    }
+    temporary = scratch / f"state-{os.getpid()}.partial"
+    torch.save(state, temporary)
+    os.replace(temporary, scratch / "state.pt")
+
+
+def _resume(model, optimizer, schedule, scratch: Path | None) -> tuple[list[dict], int]:
+    if scratch is None or not (scratch / "state.pt").exists():
+        return [], 0
+    try:
+        state = torch.load(scratch / "state.pt", weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        log.warning("the training starts again: its kept state cannot be read (%s)", error)
+        return [], 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return state["losses"], state["epoch"]
