@@ -75,7 +75,9 @@ def load(
             )
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         # transformers makes an empty one where the files are missing: every word would be unknown, and all alike.
-        raise SourceError(f"{folder} must hold its tokenizer, but none of its files is there: choose another model.base")
+        raise SourceError(
+            f"{folder} must hold its tokenizer, but none of its files is there: choose another model.base"
+        )
     return scorer_class(model.to(place), tokenizer, tokens_per_pack, prefix_token)
 
 

@@ -150,7 +150,9 @@ class MaskedScorer(Scorer):
         for text in texts:
             ids, _, _, left, right = table[text]
             if left + right == len(ids):
-                raise DataError(f"a sentence to train on must have a token, but {text[:60]!r} has none: change donor.data")
+                raise DataError(
+                    f"a sentence to train on must have a token, but {text[:60]!r} has none: change donor.data"
+                )
             cut += len(ids) > most
             result.append([*ids[:left], *ids[left + max(0, len(ids) - most) :]])
         if cut:
@@ -168,9 +170,7 @@ class MaskedScorer(Scorer):
 
     def _encode(self, requests: list[LogLikelihood]) -> list[list[Masked]]:
         texts = self._texts(
-            text
-            for asked in requests
-            for text in (_whole(asked), *([] if asked.rival is None else [_rival(asked)]))
+            text for asked in requests for text in (_whole(asked), *([] if asked.rival is None else [_rival(asked)]))
         )
         result, cut = [], 0
         for number, asked in enumerate(requests):

@@ -73,7 +73,9 @@ def naive(model, prompt, asked, sample):
     raise AssertionError
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (3.0, 5, 1.0), (2.0, 0, 0.7), (5.0, 9, 0.6)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (3.0, 5, 1.0), (2.0, 0, 0.7), (5.0, 9, 0.6)]
+)
 @pytest.mark.parametrize("name", ["Llama", "Gemma2", "Mamba", "Bloom"])
 def test_samples_by_the_book(name, temperature, top_k, top_p):
     asked = [
@@ -92,7 +94,9 @@ def test_samples_do_not_depend_on_what_else_is_asked():
     whole = scorer().answer(asked)
     assert [scorer().answer([each])[0].texts for each in asked] == [answer.texts for answer in whole]
     order = np.random.default_rng(0).permutation(len(asked))
-    assert [answer.texts for answer in scorer().answer([asked[at] for at in order])] == [whole[at].texts for at in order]
+    assert [answer.texts for answer in scorer().answer([asked[at] for at in order])] == [
+        whole[at].texts for at in order
+    ]
     # more samples, a longer limit and another model's draw begin in the same way
     [more] = scorer().answer([asked[0]._replace(samples=6)])
     assert more.texts[:4] == whole[0].texts

@@ -119,9 +119,7 @@ def test_any_requests(asked, name, seed):
     answers = scorer.answer(fit)
     for each, answer in zip(fit, answers, strict=True):
         tokens = scorer._encode([each])[0]
-        values = [
-            logs(scorer.model, list(one.tokens(scorer.mask)), one.place)[one.target].item() for one in tokens
-        ]
+        values = [logs(scorer.model, list(one.tokens(scorer.mask)), one.place)[one.target].item() for one in tokens]
         assert answer.tokens == len(tokens)
         if not tokens:
             assert each.rival is not None and math.isnan(answer.loglikelihood) and math.isnan(answer.probability)

@@ -113,3 +113,13 @@ def test_the_architecture_decides(tmp_path, kind, architectures, family):
     config.architectures = architectures
     config.save_pretrained(tmp_path)
     assert family_of(tmp_path) == family
+
+
+def test_a_folder_without_its_tokenizer(tmp_path):
+    """transformers makes an empty one up, to which every word is unknown and all sentences of a length are alike."""
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match="tokenizer"):
+        load(tmp_path)

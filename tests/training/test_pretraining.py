@@ -42,7 +42,9 @@ def naive_loss(model, tokens):
 def test_mean_loss_is_the_mean_over_predicted_tokens(model):
     with torch.no_grad():
         assert pretraining.mean_loss(model, TOKENS, causal.loss) == pytest.approx(naive_loss(model, TOKENS), abs=1e-5)
-        assert pretraining.mean_loss(model, TOKENS, causal.loss, batch_size=1) == pytest.approx(pretraining.mean_loss(model, TOKENS, causal.loss), abs=1e-6)
+        assert pretraining.mean_loss(model, TOKENS, causal.loss, batch_size=1) == pytest.approx(
+            pretraining.mean_loss(model, TOKENS, causal.loss), abs=1e-6
+        )
 
 
 def test_the_first_step_is_adamw_on_the_batch_mean(model):
