@@ -1,5 +1,7 @@
 """Whole runs on real models: stories260K and its fine-tunes where they lie, the default model where pip can fetch it."""
 
+import json
+
 import pandas
 import pytest
 
@@ -44,12 +46,12 @@ def test_crows_pairs_marks_against_a_plain_forward_pass(real_models, real_data, 
     (answers,) = (
         path
         for path in (tmp_path / "runs/store/answer").glob("*/answers.parquet")
-        if (pandas.read_parquet(path).context == "").all()
+        if all(json.loads(asked)[1] == "" for asked in pandas.read_parquet(path).request)
     )
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base).double().eval(), AutoTokenizer.from_pretrained(base)
     said = pandas.read_parquet(answers)
     for row in said.itertuples():
-        tokens = tokenizer(row.continuation, add_special_tokens=False)["input_ids"]
+        tokens = tokenizer(json.loads(row.request)[2], add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             logits = model(torch.tensor([[tokenizer.bos_token_id, *tokens]])).logits[0].log_softmax(-1)
         assert row.loglikelihood == pytest.approx(sum(logits[i, t].item() for i, t in enumerate(tokens)), abs=1e-3)

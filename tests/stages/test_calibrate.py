@@ -227,8 +227,9 @@ def test_a_merge_of_real_models(real_models, tmp_path):
 
 
 def test_a_masked_model_reads_its_texts_between_special_tokens(tmp_path):
-    from tests.tiny_masked_model import tiny_masked_model
     from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    from tests.tiny_masked_model import tiny_masked_model
 
     folder = tiny_masked_model(tmp_path / "bert")
     found, summary = made(tmp_path, folder, "grams")
