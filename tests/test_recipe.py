@@ -10,6 +10,7 @@ from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.recipe import early
 from pipeline.store import Store
 from tests.tiny_language_model import tiny_language_model
+from tests.tiny_masked_model import tiny_masked_model
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,24 @@ def test_a_row_of_a_dropped_merge_is_the_same(cell):
     assert not described.merged.exists
     assert recipe.collect(copy.copy(described)) == before
     assert before["row"]["effective_weight"] == pytest.approx(0.3, abs=0.02) and before["row"]["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["model.prefix_token=a"], r"prefix_token should be null"),
+        (["model.prefix_token=null", "merge=fisher"], "merge=fisher needs"),
+    ],
+)
+def test_what_a_masked_model_cannot_do_is_refused_before_it_is_trained(cell, tmp_path, overrides, match):
+    base = tiny_masked_model(tmp_path / "bert")
+    with pytest.raises(ConfigError, match=match):
+        early.refuse_early(cell(f"model.base=path:{base}", *overrides))
+
+
+def test_what_is_no_language_model_is_refused_before_it_is_trained(cell, tmp_path):
+    base = tiny_masked_model(tmp_path / "bert")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
+    with pytest.raises(ConfigError, match="causal or a masked language model"):
+        early.refuse_early(cell(f"model.base=path:{base}", "model.prefix_token=null"))

@@ -1,4 +1,9 @@
-"""What a language model makes of text: causal scoring, each distinct prefix once, and lm-eval's `LM` interface over it.
+"""What a language model makes of text, causal or masked, and lm-eval's `LM` interface over it.
 
-`trie` and `plain_text` are light; `causal` imports torch and transformers, `harness` imports lm-eval.
+load(folder)      the scorer of a model folder, by its architecture
+causal, trie      log-likelihoods, each distinct prefix computed once
+masked            pseudo-log-likelihoods, all masked copies batched
+generation        what a causal model writes
+harness           lm-eval's view, live and from what was recorded
+`trie` and `plain_text` are light; the others import torch and transformers, `harness` imports lm-eval.
 """

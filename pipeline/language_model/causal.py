@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline.language_model.encoding import Encoder
 from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
 from pipeline.language_model.trie import Encoded, Pack
-from pipeline.requests import Answer, Generate, LogLikelihood, Rolling
+from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,12 @@ class CausalScorer(Scorer):
         # Longest request and most tokens of the rows tried so far, branched or not.
         self._tried = {True: (0, 0), False: (0, 0)}
 
+    def refuse(self, requests: Sequence[Request]) -> None:
+        """Raises ConfigError for settings of a generation that mean nothing."""
+        for asked in requests:
+            if isinstance(asked, Generate):
+                generation.check(asked)
+
     def score(self, requests: list[tuple[str, str]], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to (context, continuation) requests, in their order.
 
@@ -83,8 +90,7 @@ class CausalScorer(Scorer):
         Raises ConfigError for settings that mean nothing and for a prompt that does not fit into a pack with its
         completion.
         """
-        for asked in requests:
-            generation.check(asked)
+        self.refuse(requests)
         prompts = self.encoder.prompts([(asked.prompt, asked.max_tokens) for asked in requests])
         batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack)
         settings = (generation.VERSION, self.tokens_per_pack, generation.SLACK)

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, DataError, SourceError
 from pipeline.language_model.causal import CPU_BATCH, LOGITS, TOLERANCE, length_limit
 from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
-from pipeline.requests import Answer, Generate, LogLikelihood, Rolling
+from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 
 log = logging.getLogger(__name__)
 
@@ -125,12 +125,18 @@ class MaskedScorer(Scorer):
         """The pseudo-log-likelihood of whole texts of any length."""
         return self._score([self._windows(asked.text) for asked in requests], label, scratch)
 
+    def refuse(self, requests: Sequence[Request]) -> None:
+        """A masked model does not write: raises ConfigError."""
+        if any(isinstance(asked, Generate) for asked in requests):
+            raise ConfigError(
+                f"model.base must be a causal language model to write, but a {type(self.model).__name__} is a masked "
+                "one: choose another model, or benchmarks and tasks that ask for log-likelihoods"
+            )
+
     def generate(self, requests: list[Generate], label: str = "", scratch: Path | None = None) -> list[Answer]:
-        """A masked model does not write."""
-        raise ConfigError(
-            f"model.base must be a causal language model to write, but a {type(self.model).__name__} is a masked one: "
-            "choose another model, or benchmarks and tasks that ask for log-likelihoods"
-        )
+        """Refused."""
+        self.refuse(requests)
+        return []
 
     def perplexity(self, text: str) -> float:
         """Pseudo-perplexity: exp of the mean negative pseudo-log-likelihood of a token; nan without tokens."""

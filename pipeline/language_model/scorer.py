@@ -29,6 +29,7 @@ class Scorer:
         label    of the progress bar
         scratch  a folder that keeps partial answers, for a later call with the same requests; null keeps none
         """
+        self.refuse(requests)
         answers: list[Answer | None] = [None] * len(requests)
         for kind, ask in (
             (LogLikelihood, self.log_likelihoods),
@@ -41,6 +42,9 @@ class Scorer:
                 for place, said in zip(places, ask([requests[place] for place in places], label, kept), strict=True):
                     answers[place] = said
         return answers
+
+    def refuse(self, requests: Sequence[Request]) -> None:
+        """Raises for requests that can never be answered, before the first of them is."""
 
     def score(self, requests: list[tuple[str, str]], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to (context, continuation) requests, in their order."""

@@ -4,7 +4,7 @@ import shutil
 
 from pipeline import checkpoint, datafiles
 from pipeline import config as configuration
-from pipeline.errors import DataError, StoreError
+from pipeline.errors import ConfigError, DataError, StoreError
 from pipeline.recipe.cell import Cell
 from pipeline.recipe.identity import files_of, place_of, training_sets
 
@@ -30,10 +30,30 @@ def refuse_early(cell: Cell) -> None:
     }  # merged as they are; of the others a task vector is taken first
     checkpoint.align(cell.base.path, [each.path for each in cell.fetched if each.key in direct], config["vocab"])
     checkpoint.compare(cell.base.path, [each.path for each in cell.fetched if each.key not in direct])
+    _refuse_family(cell)
     if "evaluate" in config["stages"]:
         for artifact in cell.leaks.values():
             cell.store.build(artifact)
         refuse_leaks(cell)
+
+
+def _refuse_family(cell: Cell) -> None:
+    """A model that is to be trained, measured or asked must be a language model, of a family that its settings suit."""
+    from pipeline.language_model.load import family_of
+
+    config, statistics = cell.config, cell.config["merge"].get("statistics")
+    if "evaluate" not in config["stages"] and cell.trained is None and not statistics:
+        return
+    if family_of(cell.base.path) == "masked":
+        if config["model"]["prefix_token"] is not None:
+            raise ConfigError(
+                "model.prefix_token should be null for a masked model, which has its own beginning, found "
+                f"{config['model']['prefix_token']!r}; set model.prefix_token=null"
+            )
+        if statistics == "fisher":
+            raise ConfigError(
+                "merge=fisher needs the gradients of a causal model's likelihood, found a masked model; choose another merge"
+            )
 
 
 def refuse_leaks(cell: Cell) -> None:

@@ -250,3 +250,17 @@ def test_a_setting_of_the_checkpoint_that_is_not_used_is_named(caplog):
         [answer] = CausalScorer(model, models.tokenizer(), 512).answer([greedy(PROMPTS[0])])
     assert "repetition_penalty" in caplog.text
     assert answer.texts == scorer().answer([greedy(PROMPTS[0])])[0].texts
+
+
+def test_a_small_real_model(stories):
+    """transformers' own stories; a BOS stands before every prompt."""
+    from pipeline.language_model.load import load
+
+    ours = load(stories)
+    prompts = ["Once upon a time", "The dog", "Lily and her mother went to the park. They"]
+    answers = ours.answer([greedy(prompt, max_tokens=60, stop=("\n",)) for prompt in prompts])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([ours.tokenizer(prompt)["input_ids"]])
+        made = ours.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=60)
+        text = ours.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+        assert answer.texts == (text.split("\n")[0],)

@@ -246,8 +246,10 @@ def test_whole_texts():
 
 
 def test_what_a_masked_model_is_not_asked():
+    # before anything that can be answered is
+    impossible = LogLikelihood("", "")
     with pytest.raises(ConfigError, match="causal language model to write"):
-        models.scorer("Bert").answer([Generate("The rain")])
+        models.scorer("Bert").answer([impossible, Generate("The rain")])
     with pytest.raises(ConfigError, match=r"model.prefix_token"):
         MaskedScorer(models.model("Bert"), models.tokenizer("wordpiece"), 64, "[CLS]")
     with pytest.raises(ConfigError, match=r"machine.tokens_per_pack"):
