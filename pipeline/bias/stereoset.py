@@ -228,15 +228,16 @@ def _row(place: str, task: str, item: object) -> dict:
             raise DataError(f"{place} should have words in {field} and has {item[field]!r}: {HINT}")
     context = item["context"].strip()
     row = {"id": item["id"], "domain": item["bias_type"], "cluster": item["target"], "task": task, "context": context}
-    for sentence in item["sentences"] if isinstance(item["sentences"], list) else ():
-        texts = [sentence.get(field) for field in ("sentence", "id")] if isinstance(sentence, dict) else [None]
-        if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError(f"{place} should have sentences with words and an id and has {sentence!r}: {HINT}")
-        option = LABELS.get(sentence.get("gold_label"), "")
-        row |= {option: texts[0].strip(), f"{option}_id": texts[1]}
-    labels = sorted(sentence.get("gold_label", "") for sentence in item["sentences"])
-    if labels != sorted(LABELS):
+    told = item["sentences"] if isinstance(item["sentences"], list) else []
+    labels = [sentence.get("gold_label") if isinstance(sentence, dict) else None for sentence in told]
+    if len(labels) != len(LABELS) or any(label not in labels for label in LABELS):
         raise DataError(f"{place} should have one sentence each of {', '.join(LABELS)} and has {labels}: {HINT}")
+    for sentence in told:
+        text, name = sentence.get("sentence"), sentence.get("id")
+        if not all(isinstance(words, str) and words.strip() for words in (text, name)):
+            raise DataError(f"{place} should have sentences with words and an id and has {sentence!r}: {HINT}")
+        option = LABELS[sentence["gold_label"]]
+        row |= {option: text.strip(), f"{option}_id": name}
     if task == "intersentence":
         return row | {f"{option}_blank": "" for option in OPTIONS} | {"context": _stopped(context)}
     return row | {f"{option}_blank": _blank(place, context, row[option]) for option in OPTIONS}
