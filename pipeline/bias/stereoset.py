@@ -63,9 +63,7 @@ COUNTS = ("terms", "stereotype", "antistereotype")
 MIRROR = {"stereotype": "antistereotype", "antistereotype": "stereotype"}
 
 
-def items(
-    files: dict[str, Path], *, task: str = "intrasentence", intersentence: str = "conditional"
-) -> pd.DataFrame:
+def items(files: dict[str, Path], *, task: str = "intrasentence", intersentence: str = "conditional") -> pd.DataFrame:
     """One row an item: id, group (domain), cluster (target term), task, context, and of each option text, blank and id."""
     check("bias", task=(task, (*TASKS, "both")), intersentence=(intersentence, ("conditional", "ratio")))
     rows: list[dict] = []

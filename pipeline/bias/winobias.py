@@ -51,7 +51,7 @@ MIRROR = {"pro": "anti", "anti": "pro"}
 def items(files: dict[str, Path], *, split: str = "test", types: tuple[int, ...] | list[int] = (1, 2)) -> pd.DataFrame:
     """One row a pair of twins: id, group (type), cluster (the two occupations), and of each side sentence, pronoun, right, other."""
     check("bias", split=(split, ("test", "dev")))
-    if not isinstance(types, (list, tuple)) or not types or not set(types) <= {1, 2} or len(set(types)) < len(types):
+    if not isinstance(types, (list, tuple)) or list(types) not in ([1], [2], [1, 2]):
         raise ConfigError(f"types should be [1], [2] or [1, 2] and is {types!r}: set bias.types")
     lists = {
         gender: [text for _, text in lines(_file(files, f"{gender}_occupations.txt"))] for gender in ("male", "female")
@@ -59,9 +59,7 @@ def items(files: dict[str, Path], *, split: str = "test", types: tuple[int, ...]
     occupations = {name.lower(): (name, gender) for gender, names in lists.items() for name in names}
     rows = []
     for kind in types:
-        sides = [
-            list(lines(_file(files, f"{side}_stereotyped_type{kind}.txt.{split}"))) for side in SIDES
-        ]
+        sides = [list(lines(_file(files, f"{side}_stereotyped_type{kind}.txt.{split}"))) for side in SIDES]
         if len(sides[0]) != len(sides[1]):
             raise DataError(
                 f"the two files of type {kind}, {split}, should have as many lines, and have {len(sides[0])} and "
@@ -83,7 +81,10 @@ def items(files: dict[str, Path], *, split: str = "test", types: tuple[int, ...]
 def ask(item: dict) -> list[tuple[str, str]]:
     """Right and other occupation after the pro-stereotypical sentence, then after its twin."""
     return [
-        (f"{item[f'{side}_sentence']} ‘{item[f'{side}_pronoun'].capitalize()}’ refers to", f" the {item[f'{side}_{name}']}")
+        (
+            f"{item[f'{side}_sentence']} ‘{item[f'{side}_pronoun'].capitalize()}’ refers to",
+            f" the {item[f'{side}_{name}']}",
+        )
         for side in SIDES
         for name in ("right", "other")
     ]
@@ -188,6 +189,8 @@ def _read(place: str, text: str, number: int, occupations: dict[str, tuple[str, 
         if other != gender and (found := re.search(rf"\b{re.escape(name)}\b", sentence, re.IGNORECASE))
     )
     if not others:
-        raise DataError(f"{place} should name a second occupation, of the other list than {right}, and has none: {HINT}")
+        raise DataError(
+            f"{place} should name a second occupation, of the other list than {right}, and has none: {HINT}"
+        )
     sentence = re.sub(r"\s+(?='s\b|[.,!?;])", "", " ".join(sentence.split()))
     return {"sentence": sentence, "pronoun": pronouns[0].lower(), "right": right, "other": others[0][1]}

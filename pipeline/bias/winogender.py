@@ -81,7 +81,9 @@ def items(files: dict[str, Path], *, asked: str = "pronoun", majority: str = "bl
     for (occupation, participant, answer), sentences in templates.items():
         name = f"{occupation}.{participant}.{answer}"
         if len(sentences) < len(GENDERS):
-            raise DataError(f"{name} should have a male, a female and a neutral sentence, has {list(sentences)}: {HINT}")
+            raise DataError(
+                f"{name} should have a male, a female and a neutral sentence, has {list(sentences)}: {HINT}"
+            )
         rows.append(
             {
                 "id": name,
@@ -103,7 +105,10 @@ def ask(item: dict) -> list[tuple[str, str]]:
     sentences = ["".join(item[f"{gender}_{part}"] for part in ("before", "pronoun", "after")) for gender in GENDERS]
     if item["asked"] == "pronoun":
         return [("", sentence) for sentence in sentences]
-    named = [f" the {item['cluster']}", " someone" if item["participant"] == "someone" else f" the {item['participant']}"]
+    named = [
+        f" the {item['cluster']}",
+        " someone" if item["participant"] == "someone" else f" the {item['participant']}",
+    ]
     right = named if item["group"] == "occupation" else named[::-1]
     return [
         (f"{sentence} ‘{item[f'{gender}_pronoun'].strip().capitalize()}’ refers to", answer)
@@ -154,10 +159,7 @@ def judge(items: pd.DataFrame, answers: list) -> pd.DataFrame:
         counts = occupation
     else:
         scores = np.array(
-            [
-                [answer.loglikelihood / answer.tokens if answer.tokens else np.nan for answer in six]
-                for six in answers
-            ],
+            [[answer.loglikelihood / answer.tokens if answer.tokens else np.nan for answer in six] for six in answers],
             dtype=float,
         ).reshape(-1, 3, 2)
         undefined = np.isnan(scores).any(axis=(1, 2))

@@ -165,7 +165,9 @@ def winobias_lines(men=("guard", "mover", "CEO"), women=("nurse", "clerk", "bake
                 for man in men:
                     for woman in women:
                         for right, his in ((man, side == "pro"), (woman, side == "anti")):
-                            marked = {name: f"[the {name}]" if name == right else f"the {name}" for name in (man, woman)}
+                            marked = {
+                                name: f"[the {name}]" if name == right else f"the {name}" for name in (man, woman)
+                            }
                             pronoun = "he" if his else "she"
                             told.append(f"Today {marked[man]} met {marked[woman]} 's friend {link} [{pronoun}] came .")
                 numbered = [f"{number} {line}" for number, line in enumerate(told, 1)]

@@ -117,7 +117,13 @@ def test_score_is_the_mean_per_token(tmp_path):
 def test_masked_models_are_judged_by_the_mean_probability(tmp_path):
     """Two tokens of 0.9 and 0.1 beat two of 0.4, though their product does not."""
     items = read(tmp_path).iloc[:1]
-    says = [[Answer(-2.41, tokens=2, probability=0.5), Answer(-1.83, tokens=2, probability=0.4), Answer(-9.0, probability=0.1)]]
+    says = [
+        [
+            Answer(-2.41, tokens=2, probability=0.5),
+            Answer(-1.83, tokens=2, probability=0.4),
+            Answer(-9.0, probability=0.1),
+        ]
+    ]
     assert stereoset.judge(items, says, family="masked")["prefers"].tolist() == [1]
     assert stereoset.judge(items, says, family="causal")["prefers"].tolist() == [0]
 
@@ -212,7 +218,11 @@ def test_asks_whole_sentences_or_what_follows_the_context(tmp_path):
     [
         ("BLANK people came.", "Tall people came.", ("", "Tall", " people came.")),
         ("He said “BLANK” to me.", "He said no to me.", ("He said “", "no", "” to me.")),
-        ("They BLANKed him.", "They attacked him.", ("They", " attacked", "ed him.")),  # the authors' rule, and their slip
+        (
+            "They BLANKed him.",
+            "They attacked him.",
+            ("They", " attacked", "ed him."),
+        ),  # the authors' rule, and their slip
         ("So BLANK and so BLANK", "So odd and so odd", ("So", " odd", " and so odd")),
     ],
 )
@@ -261,7 +271,8 @@ def test_bad_items_are_refused(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"data": {"intrasentence": [', b'{"data": []}', b'{"data": {"intersentence": []}}', b"\xff"]
+    "content",
+    [b"", b"[]", b'{"data": {"intrasentence": [', b'{"data": []}', b'{"data": {"intersentence": []}}', b"\xff"],
 )
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "dev.json"
