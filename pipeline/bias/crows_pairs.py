@@ -8,8 +8,9 @@ disadvantaged group, `antistereo` pairs contradict the stereotype about it in `s
 reads the same in both, as in the authors' metric.py, which reports the two directions apart.
 
 Masked models are scored as in the paper: the pseudo-log-likelihood of each sentence, summed over the tokens that it
-shares with the other, each masked in turn while all others are seen. Causal models, of which the paper has none, are
-asked for the log-likelihood of each whole sentence after an empty context.
+shares with the other, each masked in turn while all others are seen. (Which tokens are shared is found with the two in
+one fixed order; the authors' depends on the direction, and one pair in a thousand may share other tokens.) Causal
+models, of which the paper has none, are asked for the log-likelihood of each whole sentence after an empty context.
 
 An exact tie counts half for either side, so that a model without a preference scores 50; the authors count it for
 neither but keep it in the total of `score` (not in those of the directions), which would put that model at 0. They

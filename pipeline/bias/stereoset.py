@@ -15,12 +15,13 @@ What the model is asked, and what is its score of an option
   which for GPT-2 is the same.
 - Intrasentence, masked: the words of the blank, each token predicted from those before it and the rest of the
   sentence, later ones left out; mean probability per token. The blank's words are found as the authors find them: the
-  sentence's word at the place of the word with BLANK, less punctuation. Two items have BLANK twice: the authors mask
-  both places and score the first; here the second is filled in.
+  sentence's word at the place of the word with BLANK, less punctuation. Three of 2,106 items are not asked as theirs:
+  two have BLANK twice, where the authors mask both places and score the first, and here the second is filled in; one has
+  letters right after BLANK, which join the word's tokens here.
 - Intersentence, `conditional`: the sentence after its context (a full stop is added to one without . ! ?), mean
   log-probability per token. This is *ours*, and so are the names SS_conditional, LMS_conditional, …; masked models
-  answer by pseudo-log-likelihood, SS_pll, …. The published numbers come from next-sentence heads, which were trained
-  for it and stand in no checkpoint of a language model: these numbers do not compare with them.
+  answer by pseudo-log-likelihood, SS_pll, …. The published numbers come from next-sentence heads, which no language
+  model has here (BERT's is not part of its masked form; for the others the authors trained one): they do not compare.
 - Intersentence, `ratio`: eval_generative_models.py as it stands, for causal models (masked ones are asked as above):
   mean log p of the sentence alone / mean log p of the context alone, the higher the better. The context is the same for
   all three options and both means are negative, so this prefers the *least* likely sentence, whatever the context.
