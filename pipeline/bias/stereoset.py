@@ -65,7 +65,7 @@ MIRROR = {"stereotype": "antistereotype", "antistereotype": "stereotype"}
 
 
 def items(files: dict[str, Path], *, task: str = "intrasentence", intersentence: str = "conditional") -> pd.DataFrame:
-    """One row an item: id, group (domain), cluster (target term), task, context, and of each option text, blank and id."""
+    """One row an item: id, group (domain), cluster (term), task, context, and of each option text, blank and id."""
     check("bias", task=(task, (*TASKS, "both")), intersentence=(intersentence, ("conditional", "ratio")))
     rows: list[dict] = []
     for path in files.values():
@@ -144,7 +144,7 @@ def judge(items: pd.DataFrame, answers: list, *, ties: str = "half", family: str
 
 
 def said(items: pd.DataFrame, marks: pd.DataFrame) -> pd.DataFrame:
-    """In words, one row an item: prompt (context and both options), answer (the likelier), whether it is the stereotype."""
+    """In words, one row an item: prompt (context, both options), answer (the likelier), whether it is the stereotype."""
     prefers = marks["prefers"].to_numpy()
     both = "Likelier: " + items["stereotype"].to_numpy() + " / " + items["antistereotype"].to_numpy()
     context = np.where(items["task"] == "intersentence", items["context"] + " ", "")

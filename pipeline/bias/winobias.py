@@ -49,7 +49,7 @@ MIRROR = {"pro": "anti", "anti": "pro"}
 
 
 def items(files: dict[str, Path], *, split: str = "test", types: tuple[int, ...] | list[int] = (1, 2)) -> pd.DataFrame:
-    """One row a pair of twins: id, group (type), cluster (the two occupations), and of each side sentence, pronoun, right, other."""
+    """One row a pair of twins: id, group (type), cluster (both occupations), of each side sentence, pronoun, right, other."""
     check("bias", split=(split, ("test", "dev")))
     if not isinstance(types, (list, tuple)) or list(types) not in ([1], [2], [1, 2]):
         raise ConfigError(f"types should be [1], [2] or [1, 2] and is {types!r}: set bias.types")
@@ -111,7 +111,7 @@ def judge(items: pd.DataFrame, answers: list, *, normalise: str = "token") -> pd
 
 
 def said(items: pd.DataFrame, marks: pd.DataFrame) -> pd.DataFrame:
-    """In words, one row an item: prompt (both sentences), answer (whom each pronoun refers to), whether to the stereotype both times.
+    """In words, one row an item: prompt (both sentences), answer (whom each pronoun refers to), biased.
 
     biased: True where the pro-stereotypical sentence is resolved rightly and its twin is not, False for the reverse.
     """
