@@ -3,8 +3,10 @@
 A benchmark is a module of this package that has
 
     items(files, **settings) -> DataFrame    one row an item: id, group, cluster, and what its questions need
-    ask(item) -> list of (context, continuation)                what the model is asked, in a fixed order
-    judge(items, answers, **settings) -> DataFrame              marks: id, group, cluster, numeric columns
+    ask(item) -> list of requests or (context, continuation)    what the model is asked, in a fixed order
+    ask_masked(item)                                            the same for masked models; may be absent
+    judge(items, answers, **settings) -> DataFrame              marks: id, group, cluster, numeric columns; with
+                arguments `files` and `family` ("causal" or "masked") it is given the data files and who answered
     said(items, marks) -> DataFrame                             prompt, answer, biased: in words, for the page
     COUNTS      the columns of the marks that `components` wants summed
     MIRROR      which column takes which one's place when stereotype and contrary change places
@@ -25,7 +27,7 @@ from pipeline.errors import ConfigError
 __all__ = ["INTERFACE", "benchmarks", "load", "sample"]
 
 INTERFACE = ("items", "ask", "judge", "said", "COUNTS", "MIRROR", "components", "metrics")
-HELPERS = {"datafile", "sample"}
+HELPERS = {"datafile", "sample", "settings"}
 
 
 def benchmarks() -> list[str]:

@@ -29,10 +29,34 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict]]:
         yield place, row
 
 
-def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def json_document(path: Path) -> dict:
+    """The one object of a JSON file. Raises DataError for what cannot be read."""
+    try:
+        document = json.loads(_text(path))
+    except ValueError as error:
+        raise DataError(
+            f"{path.name} should be one JSON object and cannot be parsed ({error}): "
+            f"the file is cut short or altered, give the original under data=DIR"
+        ) from None
+    if not isinstance(document, dict):
+        raise DataError(
+            f"{path.name} should be one JSON object and is a {type(document).__name__}: "
+            f"give the original file under data=DIR"
+        )
+    return document
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(place, text) for every line of a text file that has any. Raises DataError for what cannot be read."""
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            yield f"{path.name} line {number}", line.strip()
+
+
+def csv_rows(path: Path, columns: tuple[str, ...], separator: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
     """(place, row) for every record of a CSV file that has at least `columns`. Raises DataError otherwise."""
     # strict: an unclosed quotation at the end of a file that was cut short is otherwise taken for a last field
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True, delimiter=separator)
     try:
         header = next(reader, [])
         missing = [column for column in columns if column not in header]

@@ -2,17 +2,15 @@
 
 import csv
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
-from pipeline import bias
+from pipeline import bias, requests
 
 
-class Answer(NamedTuple):
-    """As pipeline.language_model gives it; the benchmarks may not import that room."""
-
-    loglikelihood: float
-    greedy: bool = False
-    tokens: int = 1
+def Answer(loglikelihood, greedy=False, tokens=1, **told):
+    """An answer of which a test names what it is about."""
+    return requests.Answer(loglikelihood, greedy, tokens, **told)
 
 
 UNKNOWN = "Not enough information"
@@ -93,43 +91,196 @@ def crows_files(folder, rows):
     return {"crows_pairs.csv": folder / "crows_pairs.csv"}
 
 
-def write_csv(path, rows):
+def stereoset_data(terms=10, each=3):
+    """dev.json's shape: two domains with half of the terms each, `each` items a term and task; the last term has one more."""
+    data = {"intrasentence": [], "intersentence": []}
+    for task, found in data.items():
+        for term in range(terms):
+            for number in range(each + (term == terms - 1)):
+                name = f"{task}-{term}-{number}"
+                words = {"stereotype": "slow", "anti-stereotype": "quick", "unrelated": "blue"}
+                starts = f"The term{term} of day {number} is"
+                found.append(
+                    {
+                        "id": name,
+                        "target": f"term{term}",
+                        "bias_type": "gender" if 2 * term < terms else "race",
+                        "context": f"{starts} BLANK." if task == "intrasentence" else f"{starts} here",
+                        "sentences": [
+                            {
+                                "id": f"{name}-{label}",
+                                "gold_label": label,
+                                "sentence": f"{starts} {word}." if task == "intrasentence" else f"They are {word}.",
+                            }
+                            for label, word in sorted(words.items(), key=lambda pair: (number + len(pair[0])) % 3)
+                        ],
+                    }
+                )
+    return {"version": "1.0", "data": data}
+
+
+def stereoset_files(folder, data):
+    folder.mkdir(exist_ok=True)
+    (folder / "dev.json").write_text(json.dumps(data))
+    return {"dev.json": folder / "dev.json"}
+
+
+WOMEN = {"nurse": 90.0, "clerk": 60.5, "baker": 50.0, "guard": 20.0, "mover": 10.25, "chief": 5.0, "cook": 1.0}
+
+
+def winogender_rows():
+    rows = []
+    for occupation in WOMEN:
+        for participant in ("visitor", "someone"):
+            for answer in "01":
+                for gender, pronoun in (("male", "he"), ("female", "she"), ("neutral", "they")):
+                    named = participant if participant == "someone" else f"the {participant}"
+                    rows.append(
+                        {
+                            "sentid": f"{occupation}.{participant}.{answer}.{gender}.txt",
+                            "sentence": f"The {occupation} told {named} that {pronoun} could go {answer} times.",
+                        }
+                    )
+    return rows
+
+
+def winogender_files(folder, rows, women=WOMEN):
+    folder.mkdir(exist_ok=True)
+    write_csv(folder / "all_sentences.tsv", rows, "\t")
+    statistics = [
+        {"occupation": name, "bergsma_pct_female": 100 - 12 * place, "bls_pct_female": share}
+        for place, (name, share) in enumerate(women.items())
+    ]
+    write_csv(folder / "occupations-stats.tsv", statistics, "\t")
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def winobias_lines(men=("guard", "mover", "CEO"), women=("nurse", "clerk", "baker")):
+    """{file name: lines} of all eight files and the two lists."""
+    found = {"male_occupations.txt": list(men), "female_occupations.txt": list(women)}
+    for split in ("dev", "test"):
+        for kind, link in ((1, "because"), (2, "and said that")):
+            for side in ("pro", "anti"):
+                told = []
+                for man in men:
+                    for woman in women:
+                        for right, his in ((man, side == "pro"), (woman, side == "anti")):
+                            marked = {
+                                name: f"[the {name}]" if name == right else f"the {name}" for name in (man, woman)
+                            }
+                            pronoun = "he" if his else "she"
+                            told.append(f"Today {marked[man]} met {marked[woman]} 's friend {link} [{pronoun}] came .")
+                numbered = [f"{number} {line}" for number, line in enumerate(told, 1)]
+                found[f"{side}_stereotyped_type{kind}.txt.{split}"] = numbered
+    return found
+
+
+def winobias_files(folder, texts):
+    folder.mkdir(exist_ok=True)
+    for name, told in texts.items():
+        (folder / name).write_text("\n".join(told) + "\n")
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def write_csv(path, rows, separator=","):
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), quoting=csv.QUOTE_MINIMAL)
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), quoting=csv.QUOTE_MINIMAL, delimiter=separator)
         writer.writeheader()
         writer.writerows(rows)
 
 
-def files_of(name, folder):
-    return bbq_files(folder, *bbq_rows()) if name == "bbq" else crows_files(folder, crows_rows())
+class Fake(NamedTuple):
+    """What the laws need to know of a benchmark: how to write its files, and how a model of each kind answers an item.
+
+    A model gives one log-likelihood for every request; None where a benchmark has no such model (no right answers).
+    """
+
+    files: Callable
+    stereotyped: Callable
+    contrary: Callable
+    oracle: Callable | None = None
+    settings: tuple[dict, ...] = ({},)  # those of the questions under which the laws are to hold
 
 
 def _prefer(place, options):
-    return [Answer(-1.0 if each == place else -2.0) for each in range(options)]
+    return [-1.0 if each == place else -2.0 for each in range(options)]
+
+
+def _winogender(pro):
+    def answers(item):
+        if item["asked"] == "referent":  # right where the sentence is no gotcha, wrong where it is; "they" as may be
+            she = (item["of_women"] == (item["group"] == "occupation")) == pro
+            return [*([-2.0, -1.0] if she else [-1.0, -2.0]), *([-1.0, -2.0] if she else [-2.0, -1.0]), -1.0, -1.0]
+        she = (item["of_women"] == (item["group"] == "occupation")) == pro
+        return [-2.0, -1.0, -3.0] if she else [-1.0, -2.0, -3.0]
+
+    return answers
+
+
+FAKES = {
+    "bbq": Fake(
+        files=lambda folder: bbq_files(folder, *bbq_rows()),
+        stereotyped=lambda item: _prefer(item["target"], 3),
+        contrary=lambda item: _prefer(3 - item["target"] - item["unknown"], 3),
+        oracle=lambda item: _prefer(item["label"], 3),
+    ),
+    "crows_pairs": Fake(
+        files=lambda folder: crows_files(folder, crows_rows()),
+        stereotyped=lambda item: [-1.0, -2.0],
+        contrary=lambda item: [-2.0, -1.0],
+    ),
+    "stereoset": Fake(
+        files=lambda folder: stereoset_files(folder, stereoset_data()),
+        stereotyped=lambda item: [-1.0, -2.0, -3.0],
+        contrary=lambda item: [-2.0, -1.0, -3.0],
+        settings=({}, {"task": "intersentence"}, {"task": "both"}),
+    ),
+    "winogender": Fake(
+        files=lambda folder: winogender_files(folder, winogender_rows()),
+        stereotyped=_winogender(True),
+        contrary=_winogender(False),
+        settings=({}, {"majority": "bergsma"}, {"asked": "referent"}),
+    ),
+    "winobias": Fake(
+        files=lambda folder: winobias_files(folder, winobias_lines()),
+        stereotyped=lambda item: [-1.0, -2.0, -2.0, -1.0],
+        contrary=lambda item: [-2.0, -1.0, -1.0, -2.0],
+        oracle=lambda item: [-1.0, -2.0, -1.0, -2.0],
+        settings=({}, {"split": "dev", "types": [2]}),
+    ),
+}
+
+
+def files_of(name, folder):
+    return FAKES[name].files(folder)
+
+
+def _said(values):
+    return [Answer(value) for value in values]
 
 
 def indifferent(name, item):
-    return [Answer(-1.0)] * (3 if name == "bbq" else 2)
+    return _said([-1.0] * len(bias.load(name).ask(item)))
 
 
 def stereotyped(name, item):
-    return _prefer(item["target"], 3) if name == "bbq" else _prefer(0, 2)
+    return _said(FAKES[name].stereotyped(item))
 
 
 def contrary(name, item):
-    return _prefer(3 - item["target"] - item["unknown"], 3) if name == "bbq" else _prefer(1, 2)
+    return _said(FAKES[name].contrary(item))
 
 
 def oracle(name, item):
-    return _prefer(item["label"], 3)
+    return _said(FAKES[name].oracle(item))
 
 
 def silent(name, item):
-    return _prefer(item["unknown"], 3)
+    return _said(_prefer(item["unknown"], 3))
 
 
 def broken(name, item):
-    return [Answer(float("nan"))] * (3 if name == "bbq" else 2)
+    return _said([float("nan")] * len(bias.load(name).ask(item)))
 
 
 def marked(name, items, model):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmark_fakes import (
+    FAKES,
     Answer,
     broken,
     components,
@@ -17,18 +18,30 @@ from benchmark_fakes import (
 
 from pipeline import bias
 from pipeline.errors import ConfigError, DataError
+from pipeline.requests import LogLikelihood, request
 
-BENCHMARKS = bias.benchmarks()
+BENCHMARKS = bias.benchmarks()  # one without an entry in FAKES fails every law
+CASES = {
+    " ".join([name, *(f"{key}={value}" for key, value in settings.items())]): (name, settings)
+    for name in BENCHMARKS
+    for settings in (FAKES[name].settings if name in FAKES else [{}])
+}
 
 
-@pytest.fixture(params=BENCHMARKS)
-def name(request):
-    return request.param
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
 
 
 @pytest.fixture
-def items(name, tmp_path):
-    return bias.load(name).items(files_of(name, tmp_path / "data"))
+def name(case):
+    return case[0]
+
+
+@pytest.fixture
+def items(case, tmp_path):
+    name, settings = case
+    return bias.load(name).items(files_of(name, tmp_path / "data"), **settings)
 
 
 def noisy(name, item):
@@ -43,13 +56,14 @@ def test_items_are_complete(name, items):
 
 
 def test_questions_are_pairs_of_text(name, items):
-    asked = [bias.load(name).ask(item) for item in items.to_dict("records")]
-    assert len({len(requests) for requests in asked}) == 1
-    assert all(
-        isinstance(context, str) and continuation.strip() for requests in asked for context, continuation in requests
-    )
-    # the context ends in no space, so that a tokenizer sees the continuation's words as it would in a text
-    assert not any(context.endswith(" ") for requests in asked for context, _ in requests)
+    module = bias.load(name)
+    for ask in (module.ask, getattr(module, "ask_masked", module.ask)):
+        asked = [[request(each) for each in ask(item)] for item in items.to_dict("records")]
+        assert len({len(requests) for requests in asked}) == 1
+        for each in (each for requests in asked for each in requests):
+            assert isinstance(each, LogLikelihood) and each.continuation.strip()
+            # the context ends in no space, so that a tokenizer sees the continuation's words as it would in a text
+            assert not each.context.endswith(" ")
 
 
 def test_marks_are_numbers_of_the_items(name, items):
@@ -59,8 +73,9 @@ def test_marks_are_numbers_of_the_items(name, items):
     assert {"group", "cluster", *module.COUNTS} <= set(marks)
     assert set(module.MIRROR) <= set(module.COUNTS)
     assert {module.MIRROR[module.MIRROR[column]] == column for column in module.MIRROR} == {True}
-    values = module.components(marks[list(module.COUNTS)].to_numpy(dtype=float))
-    assert values.shape[0] == len(marks) and np.nanmax(np.abs(values)) <= 1
+    # of one item alone some benchmarks say nothing, but of more and more of them all do
+    values = module.components(marks[list(module.COUNTS)].to_numpy(dtype=float).cumsum(axis=0))
+    assert values.shape[0] == len(marks) and np.nanmax(np.abs(values)) <= 1 + 1e-12
 
 
 def test_indifferent_is_zero(name, items):
@@ -120,8 +135,8 @@ def test_nan_answers_stay_nan(name, items):
 @pytest.mark.parametrize("model", [stereotyped, oracle, noisy])
 def test_components_are_additive_over_parts(name, items, model):
     """Resampling sums is the same as resampling items."""
-    if name == "crows_pairs" and model is oracle:
-        pytest.skip("CrowS-Pairs has no right answers")
+    if FAKES[name].oracle is None and model is oracle:
+        pytest.skip(f"{name} has no right answers")
     module = bias.load(name)
     marks = marked(name, items, model)
     halves = [marks.iloc[::2], marks.iloc[1::2]]
@@ -133,12 +148,12 @@ def test_components_are_additive_over_parts(name, items, model):
 
 
 def test_unknown_benchmark_is_refused():
-    with pytest.raises(ConfigError, match="bbq, crows_pairs"):
+    with pytest.raises(ConfigError, match="bbq, .*crows_pairs"):
         bias.load("bqq")
 
 
 def test_helpers_are_not_benchmarks():
-    assert BENCHMARKS == ["bbq", "crows_pairs"]
+    assert not bias.HELPERS & set(BENCHMARKS) and {"bbq", "crows_pairs"} < set(BENCHMARKS)
     for benchmark in BENCHMARKS:
         bias.load(benchmark)
 

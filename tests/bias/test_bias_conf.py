@@ -27,12 +27,12 @@ def test_every_setting_stands_in_the_yaml_with_its_default(name):
     asking = {key: value for key, value in declared.items() if key not in DESCRIBED}
     judging = {key: value for key, value in declared["judging"].items() if key != "version"}
     assert asking == _defaults(module.items, "files")
-    assert judging == _defaults(module.judge, "items", "answers")
+    assert judging == _defaults(module.judge, "items", "answers", "files", "family")
 
 
 def _defaults(function, *leave_out):
     return {
-        key: parameter.default
+        key: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         for key, parameter in inspect.signature(function).parameters.items()
         if key not in leave_out
     }
@@ -44,7 +44,7 @@ def test_every_file_is_pinned(name):
         assert re.fullmatch("[0-9a-f]{64}", file["sha256"]), logical
         assert ("package" in file) == name.startswith("pocket_"), logical
         if "url" in file:
-            assert re.match(r"https://raw\.githubusercontent\.com/nyu-mll/[\w-]+/[0-9a-f]{40}/", file["url"])
+            assert re.match(r"https://raw\.githubusercontent\.com/[\w-]+/[\w-]+/[0-9a-f]{40}/", file["url"])
             assert file["url"].endswith("/" + logical) and file["path"].endswith("/" + logical)
 
 

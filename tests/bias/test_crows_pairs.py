@@ -46,7 +46,10 @@ def test_against_the_authors_counting(items):
         assert numbers[name] == pytest.approx(value)
     for group in ("age", "gender"):
         part = [row for row, kind in zip(rows, items["group"], strict=True) if kind == group]
-        assert numbers[f"score/{group}"] == pytest.approx(authors(part)["score"])
+        for name, value in authors(part).items():
+            if name != "neutral":
+                assert numbers[f"{name}/{group}"] == pytest.approx(value)
+        assert numbers[f"n_stereo/{group}"] + numbers[f"n_antistereo/{group}"] == numbers[f"n/{group}"] == len(part)
 
 
 def test_by_hand(items):
@@ -67,6 +70,12 @@ def test_sentences_that_cannot_be_are_a_tie(items):
 def test_asks_for_the_whole_sentence(items):
     item = items.iloc[0].to_dict()
     assert crows_pairs.ask(item) == [("", item["sent_more"]), ("", item["sent_less"])]
+
+
+def test_asks_masked_models_for_the_tokens_that_both_sentences_have(items):
+    item = items.iloc[0].to_dict()
+    more, less = item["sent_more"], item["sent_less"]
+    assert crows_pairs.ask_masked(item) == [("", more, None, less), ("", less, None, more)]
 
 
 def test_pairs_of_one_frame_share_a_cluster(tmp_path):
