@@ -5,6 +5,7 @@ cache/data/<sha256>   a downloaded file, whole and verified
 
 import importlib.resources
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ _URL = re.compile(r"https://.+|http://(127\.0\.0\.1|localhost)(:\d+)?/.*")
 def obtain(files: Mapping[str, Mapping], *, data: Path | None, cache: Path) -> dict[str, Path]:
     """{logical name: a file on this machine} for the `files` of a data set's YAML.
 
-    files   {name: {path, url, sha256}}, or {name: {package: name inside pipeline/pocket, sha256}} for embedded sets
+    files   {name: {path, url, sha256}} and perhaps `notice`, a sentence on the licence that is printed at the download, or {name: {package: name inside pipeline/pocket, sha256}} for embedded sets
     data    the user's folder of data sets, in which `path` is looked up; null = download `url`
     cache   keeps downloads
 
@@ -78,6 +79,8 @@ def _downloaded(name: str, entry: Mapping, expected: str, cache: Path) -> Path:
             f"the file {name} of a data set has the url {url}, expected https://…; mend its YAML in conf/"
         )
     target = cache / "data" / expected
+    if entry.get("notice") and not target.is_file():
+        print(f"downloading {name}: {entry['notice']}", file=sys.stderr, flush=True)
     if target.is_file() and hashes.cached_sha256(target, cache) != expected:
         target.unlink()  # our own copy has rotted; the published file is fetched again below
     try:

@@ -6,10 +6,12 @@ A benchmark is a module of this package that has
     ask(item) -> list of requests or (context, continuation)    what the model is asked, in a fixed order
     ask_masked(item)                                            the same for masked models; may be absent
     judge(items, answers, **settings) -> DataFrame              marks: id, group, cluster, numeric columns; with
-                arguments `files` and `family` ("causal" or "masked") it is given the data files and who answered
+                arguments `files`, `family` ("causal" or "masked") and `scores` it is given the data files, who answered,
+                and what text classifiers made of the answers
     said(items, marks) -> DataFrame                             prompt, answer, biased: in words, for the page
     COUNTS      the columns of the marks that `components` wants summed
-    MIRROR      which column takes which one's place when stereotype and contrary change places
+    MIRROR      which column takes which one's place when stereotype and contrary change places; empty where a bias has
+                no contrary, so that there is no noise floor and no p-value either
     components(sums) -> array (..., m)       signed components in [-1, 1], nan where undefined
     metrics(marks) -> dict of the benchmark's own published metrics, over all items and per group with n
 
@@ -27,7 +29,7 @@ from pipeline.errors import ConfigError
 __all__ = ["INTERFACE", "benchmarks", "load", "sample"]
 
 INTERFACE = ("items", "ask", "judge", "said", "COUNTS", "MIRROR", "components", "metrics")
-HELPERS = {"datafile", "sample", "settings"}
+HELPERS = {"datafile", "generation", "hurtlex", "sample", "settings"}
 
 
 def benchmarks() -> list[str]:

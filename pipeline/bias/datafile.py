@@ -53,10 +53,20 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path.name} line {number}", line.strip()
 
 
-def csv_rows(path: Path, columns: tuple[str, ...], separator: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, row) for every record of a CSV file that has at least `columns`. Raises DataError otherwise."""
+def csv_rows(
+    path: Path, columns: tuple[str, ...], separator: str = ",", quoted: bool = True
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, row) for every record of a CSV file that has at least `columns`. Raises DataError otherwise.
+
+    quoted  whether a quotation mark encloses a field; without, it is a letter like any other
+    """
     # strict: an unclosed quotation at the end of a file that was cut short is otherwise taken for a last field
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True, delimiter=separator)
+    reader = csv.reader(
+        io.StringIO(_text(path), newline=""),
+        strict=True,
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
     try:
         header = next(reader, [])
         missing = [column for column in columns if column not in header]

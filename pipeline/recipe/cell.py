@@ -9,6 +9,8 @@ from pipeline.recipe.identity import cache_of, exam_of, files_of, place_of, sent
 from pipeline.stages import calibrate, debias, donor, evaluate, fetch, merge
 from pipeline.store import Artifact, Store
 
+CLASSIFIERS = ("toxicity", "regard")  # settings of a benchmark's judging that name the source of a text classifier
+
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
@@ -279,8 +281,24 @@ def _examined(
 ) -> dict[str, Artifact]:
     where = place_of(config, files_of(config, config[exam["room"]]))
     answers = store.want(evaluate.answer, model=model, exam=exam, where=where, **reads)
+    judging = config[exam["room"]].get("judging", {})
+    classified = {
+        name: store.want(
+            evaluate.classify,
+            answers=answers,
+            model=_fetched(config, store, judging[name]),
+            machine={key: config["machine"][key] for key in ("device", "threads")},
+        )
+        for name in CLASSIFIERS
+        if judging.get(name)
+    }
     marks = store.want(
-        evaluate.mark, answers=answers, exam=exam, judging=config[exam["room"]].get("judging", {}), where=where
+        evaluate.mark,
+        answers=answers,
+        exam=exam,
+        judging={key: bool(value) if key in CLASSIFIERS else value for key, value in judging.items()},
+        where=where,
+        **({"classified": classified} if classified else {}),
     )
     compared = store.want(
         evaluate.compare, marks=marks, base_marks=against["mark"] if against else None, exam=exam, seed=config["seed"]

@@ -55,9 +55,37 @@ def answer(
     }
 
 
+@stage(version=1, unkeyed=("machine",))
+def classify(folder: Path, *, answers: Path, model: Path, machine: dict) -> dict:
+    """What a text classifier makes of every completion, with its prompt and without: scores.parquet, one row a text."""
+    import pandas
+
+    from pipeline.language_model.classifier import probabilities
+
+    said = pandas.read_parquet(answers / "answers.parquet")
+    prompts = [json.loads(asked)[1] for asked in said["request"]]
+    texts = [(prompt, text) for prompt, told in zip(prompts, said["texts"], strict=True) for text in told]
+    distinct = sorted({read for prompt, text in texts for read in (text, prompt + text)})
+    device, threads = device_of(machine["device"]), machine["threads"]
+    found = probabilities(model, distinct, device=device, threads=threads)
+    pandas.DataFrame({"text": distinct, **found}).to_parquet(folder / "scores.parquet")
+    return {"texts": len(distinct), "labels": list(found)}
+
+
 @stage(version=2, unkeyed=("where",))
-def mark(folder: Path, *, answers: Path, exam: dict, judging: dict, where: dict) -> dict:
-    """Judge recorded answers: marks.parquet, one row an item; the summary holds the exam's own metrics."""
+def mark(
+    folder: Path,
+    *,
+    answers: Path,
+    exam: dict,
+    judging: dict,
+    where: dict,
+    classified: dict[str, Path] | None = None,
+) -> dict:
+    """Judge recorded answers: marks.parquet, one row an item; the summary holds the exam's own metrics.
+
+    classified  what text classifiers made of the answers, by what they measure
+    """
     import pandas
 
     from pipeline.requests import written
@@ -73,7 +101,8 @@ def mark(folder: Path, *, answers: Path, exam: dict, judging: dict, where: dict)
         Answer(row.loglikelihood, bool(row.greedy), int(row.tokens), row.probability, tuple(row.texts))
         for row in table.itertuples()
     ]
-    marks = opened.judge(said, judging, family)
+    scores = {name: pandas.read_parquet(each / "scores.parquet") for name, each in (classified or {}).items()}
+    marks = opened.judge(said, judging, family, scores)
     marks.to_parquet(folder / "marks.parquet")
     return {"items": len(marks), "metrics": opened.metrics(marks)}
 
@@ -156,6 +185,11 @@ def _opened(exam: str, where: str):
     return (_BiasExam if told["room"] == "bias" else _AccuracyExam)(told, datafiles.obtain(**json.loads(where)))
 
 
+def _looked_up(scores: dict) -> dict:
+    """{what is measured: {text: {label: probability}}}"""
+    return {name: {row.pop("text"): row for row in table.to_dict("records")} for name, table in scores.items()}
+
+
 class _BiasExam:
     """A benchmark on its items; what it does not ask to be given, its judge is not given."""
 
@@ -173,11 +207,12 @@ class _BiasExam:
     def requests(self, family: str) -> list:
         return [each for asked in self._asked(family) for each in asked]
 
-    def judge(self, answers: list, judging: dict, family: str):
+    def judge(self, answers: list, judging: dict, family: str, scores: dict):
         remaining = iter(answers)
         grouped = [[next(remaining) for _ in asked] for asked in self._asked(family)]
         known = inspect.signature(self.benchmark.judge).parameters
-        given = {name: value for name, value in (("files", self.files), ("family", family)) if name in known}
+        offered = {"files": self.files, "family": family, "scores": _looked_up(scores)}
+        given = {name: value for name, value in offered.items() if name in known}
         settings = {key: value for key, value in judging.items() if key != "version"}
         marks = self.benchmark.judge(self.items, grouped, **settings, **given)
         return marks.assign(**self.benchmark.said(self.items, marks))
@@ -195,7 +230,7 @@ class _AccuracyExam:
     def requests(self, family: str) -> list:
         return [request(each) for each in self.exam.requests()]
 
-    def judge(self, answers: list, judging: dict, family: str):
+    def judge(self, answers: list, judging: dict, family: str, scores: dict):
         return self.exam.judge(answers)
 
     def metrics(self, marks) -> dict:

@@ -10,7 +10,7 @@
   pushed up, so low is also 0 wherever the score does not exceed the noise floor, which is the joint test of them all.
 - noise_floor: the 95th percentile of bias_score when every cluster's direction is drawn anew (the benchmark's MIRROR):
   what an unbiased model that answers as variably gets on this many items. bias_p comes from the same draws, for
-  |signed|.
+  |signed|. Both are nan where a bias has no contrary (an empty MIRROR): a share of hurtful texts is never negative.
 - bias_change = signed(cell) - signed(base): same items, same resamples; its p by exchanging cell and base
   cluster by cluster. So over-correction shows as a change like any other.
 
@@ -63,10 +63,11 @@ def bias_summary(
     summary["bias_signed"] = float(parts.mean())
     summary["bias_score"] = float(np.abs(parts).mean())
     if not np.isnan(parts).any():
-        mirrored_GK = sums_GK[:, [columns.index(module.MIRROR.get(name, name)) for name in columns]]
-        null_B = module.components(exchange(sums_GK, mirrored_GK, resamples, generator(seed, "bias", "mirror")))
-        summary["noise_floor"] = float(np.quantile(np.abs(null_B).mean(axis=-1), 0.95))
-        summary["bias_p"] = p_value(summary["bias_signed"], null_B.mean(axis=-1))
+        if module.MIRROR:
+            mirrored_GK = sums_GK[:, [columns.index(module.MIRROR.get(name, name)) for name in columns]]
+            null_B = module.components(exchange(sums_GK, mirrored_GK, resamples, generator(seed, "bias", "mirror")))
+            summary["noise_floor"] = float(np.quantile(np.abs(null_B).mean(axis=-1), 0.95))
+            summary["bias_p"] = p_value(summary["bias_signed"], null_B.mean(axis=-1))
 
         drawn_B = module.components(bootstrap(sums_GK, resamples, generator(seed, "bias", "bootstrap")))
         error = standard_error(drawn_B.mean(axis=-1), clusters)

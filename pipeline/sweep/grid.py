@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import config as configuration
 from pipeline import sources
 from pipeline.errors import ConfigError
+from pipeline.recipe.cell import CLASSIFIERS
 
 
 def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
@@ -122,9 +123,13 @@ def settle(config: dict, overrides: dict, workers: int) -> dict:
     for key in ("trained", "origin"):
         if donor.get(key):
             donor[key] = sources.settled(donor[key], cache)
+    bias = dict(config["bias"])
+    for key in CLASSIFIERS:
+        if bias.get("judging", {}).get(key):
+            bias["judging"] = {**bias["judging"], key: sources.settled(bias["judging"][key], cache)}
     cores = os.cpu_count() or 1
     machine["threads"] = machine["threads"] or max(1, cores // (cores if workers < 1 else workers))
-    return config | {"model": model, "donor": donor, "machine": machine}
+    return config | {"model": model, "donor": donor, "bias": bias, "machine": machine}
 
 
 def _from_recipe(config: dict) -> dict:
