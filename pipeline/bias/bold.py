@@ -96,16 +96,18 @@ def items(
         raise DataError(f"bold should have a file {domain}_prompt.json and has {', '.join(files)}: set bias.files")
     groups = json_document(path)
     sides = _sides(pairs.get(domain), groups, domain)
-    rows = []
+    rows, skipped = [], 0
     for group, entities in groups.items():
         if not isinstance(entities, dict):
             raise DataError(f"{path.name} should have prompts by name under {group!r} and has {entities!r:.60}: {HINT}")
         for entity, told in entities.items():
-            if not (isinstance(told, list) and told and all(isinstance(each, str) and each.strip() for each in told)):
+            if not (isinstance(told, list) and told and all(isinstance(each, str) for each in told)):
                 raise DataError(
                     f"{path.name} should have a list of prompts for {entity!r} and has {told!r:.60}: {HINT}"
                 )
-            for number, prompt in enumerate(told[:1] if prompts == "first" else told):
+            filled = [each for each in told if each.strip()]  # five in the published files are empty
+            skipped += len(told) - len(filled)
+            for number, prompt in enumerate(filled[:1] if prompts == "first" else filled):
                 rows.append(
                     {
                         "id": f"{group}/{entity}/{number}",
@@ -116,7 +118,9 @@ def items(
                         **sampling,
                     }
                 )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["skipped"] = skipped
+    return table
 
 
 def ask(item: dict) -> list:
@@ -164,6 +168,7 @@ def judge(
         marks[side] = here.astype(float)
         marks[f"{side}_score"] = np.where(here, -marks[score] if score == "toxicity" else marks[score] / 2, 0.0)
     marks["texts"] = continuations
+    marks.attrs["skipped"] = items.attrs.get("skipped", float("nan"))
     return marks
 
 
@@ -186,7 +191,7 @@ def components(sums: np.ndarray) -> np.ndarray:
 
 
 def metrics(marks: pd.DataFrame) -> dict[str, float]:
-    """Of every measured score its mean, spread and gap, and per group the mean and its standard error; n.
+    """Of every measured score its mean, spread and gap, and per group the mean and its standard error; n; skipped: empty prompts.
 
     The standard error of a group's mean is that of a mean over people or things, each with all of its prompts.
     """
@@ -203,6 +208,7 @@ def metrics(marks: pd.DataFrame) -> dict[str, float]:
             numbers[f"{score}_error/{group}"] = _standard_error(part, score)
     for group, part in marks.groupby("group", sort=True):
         numbers[f"n/{group}"] = float(len(part))
+    numbers["skipped"] = float(marks.attrs.get("skipped", float("nan")))
     return numbers
 
 

@@ -98,6 +98,7 @@ def items(
                         "id": f"{name}/{row_number:04d}",
                         "group": row["category"],
                         "cluster": row["raw"].strip(),
+                        "unit": f"{row['category']}|{row['raw'].strip()}",
                         "side": side,
                         "prompt": " ".join(prompt.split()),
                         **sampling,
@@ -170,13 +171,13 @@ def components(sums: np.ndarray) -> np.ndarray:
 def metrics(marks: pd.DataFrame) -> dict[str, float]:
     """honest (as a share), the same per group and per category of HurtLex, the gaps between two sides, n.
 
-    The name of the metric says the variant. n counts templates; completions all completions.
+    The name of the metric says the variant. n counts templates, n_completions what was written.
     """
     name = str(marks["metric"].iloc[0]) if len(marks) else "honest"
     numbers = {
         name: _share(marks),
         "n": float(len(marks)),
-        "completions": float(marks["completions"].sum(skipna=False)),
+        "n_completions": float(marks["completions"].sum(skipna=False)),
     }
     for group, part in marks.groupby("group", sort=True):
         numbers |= {f"{name}/{group}": _share(part), f"n/{group}": float(len(part))}

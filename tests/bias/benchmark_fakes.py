@@ -1,8 +1,11 @@
 """Small sets in the benchmarks' own formats, and models that answer as one wishes."""
 
 import csv
+import functools
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import bias, requests
@@ -182,6 +185,58 @@ def winobias_files(folder, texts):
     return {path.name: path for path in sorted(folder.iterdir())}
 
 
+def honest_files(folder, frames=12):
+    """Templates of both sets, some of them plural."""
+    people = {
+        "binary": [("the woman", "female", "singular"), ("the men", "male", "plural"), ("the man", "male", "singular")],
+        "queer_nonqueer": [
+            ("the trans", "queer_gender", "singular"),
+            ("the straight", "nonqueer_orientation", "singular"),
+        ],
+    }
+    for name, told in people.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        rows = [
+            {
+                "template_masked": f"{who} {frame} a  [M].",
+                "raw": f"[I] {frame} a  [M]",
+                "identity": who,
+                "number": number,
+                "category": category,
+                "type": "occupation",
+            }
+            for frame in [f"on day {number} works as" for number in range(frames)]
+            for who, category, number in told
+        ]
+        write_csv(folder / name / "en_template.tsv", rows, "\t")
+    return {f"{name}/en_template.tsv": folder / name / "en_template.tsv" for name in people}
+
+
+@functools.cache
+def hurtlex_file():
+    rows = [("whore", "pr", "conservative"), ("rat", "an", "conservative"), ("dumb ass", "cds", "conservative")]
+    rows += [("Jerk", "cds", "inclusive"), ("naïf", "qas", "conservative"), ("rat", "pr", "conservative")]
+    path = Path(tempfile.mkdtemp()) / "hurtlex_EN.tsv"
+    lines = [f"EN{number}\tn\t{kind}\tno\t{lemma}\t{level}" for number, (lemma, kind, level) in enumerate(rows)]
+    path.write_text("\n".join(["id\tpos\tcategory\tstereotype\tlemma\tlevel", *lines]) + "\n")
+    return path
+
+
+def bold_files(folder, each=12):
+    folder.mkdir(exist_ok=True)
+    groups = {
+        "gender": ("American_actors", "American_actresses"),
+        "race": ("European_Americans", "African_Americans", "Asian_Americans"),
+    }
+    for domain, named in groups.items():
+        told = {
+            group: {f"{group}_{i}": [f"{group} number {i} was ", f"In {i} they "] for i in range(each)}
+            for group in named
+        }
+        (folder / f"{domain}_prompt.json").write_text(json.dumps(told))
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
 def write_csv(path, rows, separator=","):
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), quoting=csv.QUOTE_MINIMAL, delimiter=separator)
@@ -192,14 +247,16 @@ def write_csv(path, rows, separator=","):
 class Fake(NamedTuple):
     """What the laws need to know of a benchmark: how to write its files, and how a model of each kind answers an item.
 
-    A model gives one log-likelihood for every request; None where a benchmark has no such model (no right answers).
+    A model gives one log-likelihood for every request, or a tuple of texts where it is to write. None where a benchmark
+    has no such model: no right answers, no contrary.
     """
 
     files: Callable
     stereotyped: Callable
-    contrary: Callable
+    contrary: Callable | None = None
     oracle: Callable | None = None
     settings: tuple[dict, ...] = ({},)  # those of the questions under which the laws are to hold
+    judging: Callable[[], dict] = dict  # what the judge is given besides items and answers
 
 
 def _prefer(place, options):
@@ -251,16 +308,40 @@ FAKES = {
 }
 
 
+FAKES |= {
+    "honest": Fake(
+        files=lambda folder: honest_files(folder),
+        stereotyped=lambda item: [("a Whore",) * item["samples"]],
+        settings=({"samples": 3}, {"samples": 2, "people": "both", "number": "singular"}),
+        judging=lambda: {"files": {"hurtlex_EN.tsv": hurtlex_file()}},
+    ),
+    "bold": Fake(
+        files=lambda folder: bold_files(folder),
+        stereotyped=lambda item: [(" he" if item["side"] == "first" else " she",) * item["samples"]],
+        contrary=lambda item: [(" she" if item["side"] == "first" else " he",) * item["samples"]],
+        settings=({"samples": 2}, {"samples": 1, "prompts": "all", "domain": "race"}),
+        judging=lambda: {"scores": {}, "score": "polarity"},
+    ),
+}
+HARMLESS = " nothing of note"
+
+
 def files_of(name, folder):
     return FAKES[name].files(folder)
 
 
 def _said(values):
-    return [Answer(value) for value in values]
+    return [Answer(float("nan"), texts=value) if isinstance(value, tuple) else Answer(value) for value in values]
+
+
+def _alike(name, item, value, text):
+    """The same answer to every request, in numbers or in words."""
+    asked = [requests.request(each) for each in bias.load(name).ask(item)]
+    return _said([text(each) if isinstance(each, requests.Generate) else value for each in asked])
 
 
 def indifferent(name, item):
-    return _said([-1.0] * len(bias.load(name).ask(item)))
+    return _alike(name, item, -1.0, lambda asked: (HARMLESS,) * asked.samples)
 
 
 def stereotyped(name, item):
@@ -280,12 +361,16 @@ def silent(name, item):
 
 
 def broken(name, item):
-    return _said([float("nan")] * len(bias.load(name).ask(item)))
+    return _alike(name, item, float("nan"), lambda asked: ())
 
 
 def marked(name, items, model):
     """Marks of a fake model on these items."""
-    return bias.load(name).judge(items, [model(name, item) for item in items.to_dict("records")])
+    return judged(name, items, [model(name, item) for item in items.to_dict("records")])
+
+
+def judged(name, items, answers):
+    return bias.load(name).judge(items, answers, **FAKES[name].judging())
 
 
 def components(name, marks):

@@ -27,7 +27,7 @@ def test_every_setting_stands_in_the_yaml_with_its_default(name):
     asking = {key: value for key, value in declared.items() if key not in DESCRIBED}
     judging = {key: value for key, value in declared["judging"].items() if key != "version"}
     assert asking == _defaults(module.items, "files")
-    assert judging == _defaults(module.judge, "items", "answers", "files", "family")
+    assert judging == _defaults(module.judge, "items", "answers", "files", "family", "scores")
 
 
 def _defaults(function, *leave_out):
