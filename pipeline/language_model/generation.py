@@ -120,10 +120,8 @@ def probabilities(logits_AV: torch.Tensor, temperature: float, top_k: int, top_p
 def pick(probabilities_AV: torch.Tensor, numbers: list[float]) -> list[int]:
     """In each row the first token up to which the probabilities add up to more than its number."""
     sums = probabilities_AV.cumsum(-1)
-    totals = sums[:, -1:]
-    wanted = torch.tensor(numbers, dtype=torch.float64, device=sums.device)[:, None] * totals
-    # rounded up to the total, the number would pick the last token, which may have no probability
-    wanted = torch.minimum(wanted, torch.nextafter(totals, torch.zeros_like(totals)))
+    # a number below 1 times the total is below the total, in floats too: what is picked has some probability
+    wanted = torch.tensor(numbers, dtype=torch.float64, device=sums.device)[:, None] * sums[:, -1:]
     return torch.searchsorted(sums, wanted, right=True)[:, 0].tolist()
 
 

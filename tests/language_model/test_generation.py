@@ -237,6 +237,12 @@ def test_a_token_is_picked_by_its_probability(logits, temperature, top_k, top_p,
     assert before - 1e-9 <= number <= before + odds[0, token].item() + 1e-9
 
 
+@given(st.lists(st.floats(1e-12, 1), min_size=1, max_size=20))
+def test_the_last_number_picks_the_last_that_can_be_picked(odds):
+    [token] = generation.pick(torch.tensor([[*odds, 0.0, 0.0]], dtype=torch.float64), [1 - 2**-53])
+    assert token < len(odds)
+
+
 def test_the_last_number_picks_what_can_be_picked():
     odds = torch.tensor([[0.3, 0.7, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
     assert generation.pick(odds, [1 - 2**-53, 1 - 2**-53]) == [1, 1]

@@ -193,6 +193,13 @@ def test_equal_copies_are_read_once():
     assert len(scorer.answer([*asked, *asked])) == 6
 
 
+def test_a_text_with_a_mask_of_its_own():
+    """Hidden in turn, the two are one and the same text, asked at different places."""
+    asked = [LogLikelihood("", "a [MASK]"), LogLikelihood("", "[MASK] a"), LogLikelihood("[MASK]", " a")]
+    scorer = models.scorer("Bert")
+    same(scorer, asked, scorer.answer(asked))
+
+
 def test_long_texts_lose_their_beginning(caplog):
     scorer = models.scorer("Bert")
     assert scorer.limit == 64
