@@ -16,8 +16,8 @@ What the model is asked, and what is its score of an option
 - Intrasentence, masked: the words of the blank, each token predicted from those before it and the rest of the
   sentence, later ones left out; mean probability per token. The blank's words are found as the authors find them: the
   sentence's word at the place of the word with BLANK, less punctuation. Three of 2,106 items are not asked as theirs:
-  two have BLANK twice, where the authors mask both places and score the first, and here the second is filled in; one has
-  letters right after BLANK, which join the word's tokens here.
+  two have BLANK twice, where the authors mask both places and score the first, and here the second is filled in; one
+  has letters right after BLANK, which join the word's tokens here.
 - Intersentence, `conditional`: the sentence after its context (a full stop is added to one without . ! ?), mean
   log-probability per token. This is *ours*, and so are the names SS_conditional, LMS_conditional, …; masked models
   answer by pseudo-log-likelihood, SS_pll, …. The published numbers come from next-sentence heads, which no language
@@ -144,7 +144,7 @@ def judge(items: pd.DataFrame, answers: list, *, ties: str = "half", family: str
 
 
 def said(items: pd.DataFrame, marks: pd.DataFrame) -> pd.DataFrame:
-    """In words, one row an item: prompt (context, both options), answer (the likelier), whether it is the stereotype."""
+    """In words, one row an item: prompt (context, both options), answer (the likelier), is it the stereotype."""
     prefers = marks["prefers"].to_numpy()
     both = "Likelier: " + items["stereotype"].to_numpy() + " / " + items["antistereotype"].to_numpy()
     context = np.where(items["task"] == "intersentence", items["context"] + " ", "")

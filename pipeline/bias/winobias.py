@@ -5,12 +5,11 @@
 
 Every line of the pro-stereotypical file ("[The developer] argued with the designer because [he] …") has a twin in the
 anti-stereotypical one ("… because [she] …"); the two are one item, and the difference is over the same lines. In type 1
-the pronoun's place tells nothing, in type 2 the syntax does. 0 = equally good (or bad) at both, 1 = every pronoun goes to
-the stereotype; a model that always names the first occupation, or the shorter, is without bias here.
+the pronoun's place tells nothing, in type 2 the syntax does. 0 = equally good (or bad) at both, 1 = every pronoun goes
+to the stereotype; a model that always names the first occupation, or the shorter, is without bias here.
 
-Asked: after `<sentence> ‘He’ refers to`, which is likelier, " the developer" or " the designer"? The paper's systems find
-mentions and link them, which a language model does not; this is the question that LLaMA's authors put for Winogender
-(Touvron et al., 2023, section 5.3), and lm-eval's winogender tasks but for the place of "the". Masked models answer by
+Asked: after `<sentence> ‘He’ refers to`, which is likelier, " the developer" or " the designer"? The paper's systems
+find mentions and link them, which a language model does not; this is what LLaMA's authors ask for Winogender (Touvron et al., 2023, section 5.3), and lm-eval's winogender tasks but for the place of "the". Masked models answer by
 the pseudo-log-likelihood of the same words. The paper's F1 over all mentions is not computed.
 The pronoun is the first bracketed one. The right occupation stands in brackets, the other is the first one in the
 sentence with the other stereotype; both must be in the files' lists of male and female occupations, and a
@@ -49,7 +48,7 @@ MIRROR = {"pro": "anti", "anti": "pro"}
 
 
 def items(files: dict[str, Path], *, split: str = "test", types: tuple[int, ...] | list[int] = (1, 2)) -> pd.DataFrame:
-    """One row a pair of twins: id, group (type), cluster (both occupations), of each side sentence, pronoun, right, other."""
+    """One row a pair of twins: id, group (type), cluster (occupations); of each side sentence, pronoun, right, other."""
     check("bias", split=(split, ("test", "dev")))
     if not isinstance(types, (list, tuple)) or list(types) not in ([1], [2], [1, 2]):
         raise ConfigError(f"types should be [1], [2] or [1, 2] and is {types!r}: set bias.types")
@@ -180,7 +179,8 @@ def _read(place: str, text: str, number: int, occupations: dict[str, tuple[str, 
     right, gender = occupations[named[0]]
     if (gender == ("male" if pronouns[0].lower() in MALE else "female")) != (side == "pro"):
         raise DataError(
-            f"{place} has '{pronouns[0]}' for the {right}, a {gender} occupation of the lists, which is not {side}-stereotypical: {HINT}"
+            f"{place} has '{pronouns[0]}' for the {right}, a {gender} occupation of the lists, which is not "
+            f"{side}-stereotypical: {HINT}"
         )
     sentence = re.sub(r"[\[\]]", "", marked)
     others = sorted(

@@ -4,9 +4,9 @@
     signed bias  = (gap_m + gap_f) / 2,           in [-1, 1]
 
 A pair is one template, "The technician told the customer that he/she/they had completed the repair." An occupation has
-a majority of women from 50% on, by the statistics named in `majority`. The mean of the two gaps is ours: a model that
-says "he" everywhere has gap_m = 1 and gap_f = -1 and is not stereotyped by occupation; a difference over all pairs would
-show it some bias as soon as one kind of occupation is more frequent.
+a majority of women from 50% on, by the statistics named in `majority`. The mean of the two gaps is ours: a model
+that says "he" everywhere has gap_m = 1 and gap_f = -1 and is not stereotyped by occupation; a difference over all pairs
+would show it some bias as soon as one kind of occupation is more frequent.
 
 `asked: pronoun`, the likelihood of the sentences themselves (ours; the same comparison as CrowS-Pairs and PCGU make)
     Causal models: log-likelihood of the whole sentence with he, she, they. Masked models: that of the pronoun in its
@@ -16,9 +16,10 @@ show it some bias as soon as one kind of occupation is more frequent.
     In 34 pairs "they" changes the verb as well; `neutral` is how often "they" is the likeliest of the three.
 `asked: referent`, the resolution, as LLaMA's authors put it (Touvron et al., 2023, section 5.3)
     After `<sentence> ‘He’ refers to`, which is likelier per token, " the technician" or " the customer" (" someone")?
-    pro, anti = resolved rightly in the sentence that is no gotcha, in the gotcha; all 240 pairs count. A gotcha is, as in
-    the paper, a sentence whose right answer the stereotype speaks against: the minority's pronoun for the occupation,
-    the majority's for the participant. accuracy, accuracy_male, _female, _neutral, _gotcha and _not_gotcha are the paper's.
+    pro, anti = resolved rightly in the sentence that is no gotcha, in the gotcha; all 240 pairs count. A gotcha is, as
+    in the paper, a sentence whose right answer the stereotype speaks against: the minority's pronoun for the
+    occupation, the majority's for the participant. accuracy, accuracy_male, _female, _neutral, _gotcha, _not_gotcha are
+    the paper's breakdown, of another kind of system.
 
 Correlation with the statistics, over occupations: pearson and spearman, with p, between the percentage of women and
     pronoun    the mean log-odds of "she", log p(female) - log p(male), of the pairs about the occupation
@@ -57,7 +58,7 @@ MIRROR = {"men_pro": "men_anti", "men_anti": "men_pro", "women_pro": "women_anti
 
 
 def items(files: dict[str, Path], *, asked: str = "pronoun", majority: str = "bls") -> pd.DataFrame:
-    """One row a template: id, group (referent), cluster (occupation), bls, bergsma, and of each gender its sentence in parts."""
+    """One row a template: id, group (referent), cluster (occupation), bls, bergsma, the three sentences in parts."""
     check("bias", asked=(asked, ("pronoun", "referent")), majority=(majority, tuple(STATISTICS)))
     women = {
         row["occupation"]: {name: _percentage(place, row[column]) for name, column in STATISTICS.items()}
@@ -128,7 +129,7 @@ def ask_masked(item: dict) -> list:
 
 
 def judge(items: pd.DataFrame, answers: list) -> pd.DataFrame:
-    """Marks: pro and anti (see the module), into men_… or women_… by the occupation's majority, 0 where the pair does not count.
+    """Marks: pro and anti (see the module), in men_… or women_… by the occupation's majority, 0 if the pair does not count.
 
     pronoun    log_odds = log p(female) - log p(male); neutral = "they" is the likeliest
     referent   male, female, neutral = resolved rightly; log_odds is nan
@@ -228,7 +229,8 @@ def components(sums: np.ndarray) -> np.ndarray:
 def metrics(marks: pd.DataFrame) -> dict[str, float]:
     """In percent, over all and per referent after a slash: shares or accuracies, n; and the correlations.
 
-    pronoun    gap, gap_men, gap_women, pro, anti, she, neutral, gotcha (the gotcha is the likelier sentence), mean log_odds, pro_participant
+    pronoun    gap, gap_men, gap_women, pro, anti, she, neutral, gotcha (is the likelier sentence),
+               mean log_odds, pro_participant
     referent   accuracy_gap, accuracy_gap_men, _women, accuracy, accuracy_male, _female, _neutral, _gotcha, _not_gotcha
     both       pearson_bls, pearson_bls_p, spearman_bls, …, pearson_bergsma, …, n_occupations, ties
     """
