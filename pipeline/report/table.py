@@ -110,6 +110,11 @@ def is_finished(row: Series) -> bool:
     return row["status"] in FINISHED
 
 
+def of_exam(axis: str) -> bool:
+    """Whether a swept setting is one of the examination, which the base has too, and not of the merge."""
+    return axis.startswith(("bias.", "accuracy.", "limit", "model."))
+
+
 def base_of(row: Series, table: DataFrame, axes: tuple[str, ...] = ()) -> Series | None:
     """The base that the row is compared with: of the same `base_id` where the table has that column (same model, same
     questions, read in the same way); else of the same panel and seed, and the same value of the axes where it has one.

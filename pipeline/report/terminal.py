@@ -11,6 +11,7 @@ from pipeline.report.table import (
     arrange,
     failures,
     is_base,
+    of_exam,
     is_finished,
     marks,
     panels,
@@ -88,7 +89,7 @@ def _line(row: Series, names: tuple[str, ...], between: str, with_effective: boo
     return {
         "merge": "base" if is_base(row) else row["merge"],
         "weight": numerals.weight(row["weight"]),
-        **{name: "" if is_base(row) else text(row[name]) for name in names},
+        **{name: "" if is_base(row) and not of_exam(name) else text(row[name]) for name in names},
         **numbers,
         **({"effective\nweight": effective} if with_effective else {}),
         "": marks(row),
