@@ -1,7 +1,7 @@
 """Accuracy: lm-eval's tasks as a benchmark, asked of our own model and judged by lm-eval's own functions.
 
     exam = load(settings, files, limit)      which items, from which rows
-    exam.requests()                          what the model is asked: (context, continuation)
+    exam.requests()                          what the model is asked
     exam.judge(answers)                      one mark an item
     metrics(settings, marks)                 per task, and the mean
 
@@ -9,8 +9,9 @@ lm-eval is imported when an exam is loaded, not before; none of its caches is us
 its key. What it does depends on its version, so that is part of an exam's identity: `identity`.
 """
 
+from pipeline.accuracy.chosen import expanded
 from pipeline.accuracy.exam import Exam, load
-from pipeline.accuracy.settings import identity
-from pipeline.accuracy.tally import chance, metrics
+from pipeline.accuracy.settings import allowed, identity
+from pipeline.accuracy.tally import chance, drops, metrics, perplexities, skills
 
-__all__ = ["Exam", "chance", "identity", "load", "metrics"]
+__all__ = ["Exam", "allowed", "chance", "drops", "expanded", "identity", "load", "metrics", "perplexities", "skills"]

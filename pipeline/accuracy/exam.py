@@ -12,6 +12,8 @@ from pipeline.accuracy import harness_tasks, tally
 from pipeline.accuracy import settings as declared
 from pipeline.accuracy.settings import TaskSettings
 from pipeline.errors import ConfigError, DataError
+from pipeline.harness_requests import request
+from pipeline.requests import Request
 
 
 class Exam:
@@ -21,14 +23,15 @@ class Exam:
         self.settings = settings
         self._tasks = tasks
 
-    def requests(self) -> list[tuple[str, str]]:
-        """(context, continuation) of every option of every item, as lm-eval builds them, task after task."""
-        return [tuple(instance.args) for _, task in self._tasks for instance in task.instances]
+    def requests(self) -> list[Request]:
+        """Every request of every item, as lm-eval builds them, task after task."""
+        return [request(instance) for _, task in self._tasks for instance in task.instances]
 
     def judge(self, answers: Sequence) -> pd.DataFrame:
-        """One row an item: id, group (the task), cluster, value (the task's metric), chance (its expectation).
+        """One row an item: id, group (the task), cluster, value (the task's metric), chance (its expectation), weight.
 
-        `answers`: in the order of `requests`, each with `loglikelihood` (nats) and `greedy`. The value is what
+        Of a perplexity the value is the loss in nats, and the weight the words or bytes that it is of; elsewhere 1.
+        `answers`: in the order of `requests`, as pipeline/requests.py has them. The value is what
         lm-eval's own process_results makes of them; nan where a log-likelihood is nan, because argmax would take
         the nan for the best option.
 
@@ -46,7 +49,7 @@ class Exam:
             end = start + len(task.instances)
             marks += _judge_task(settings, task, answers[start:end])
             start = end
-        return pd.DataFrame(marks, columns=["id", "group", "cluster", "value", "chance"])
+        return pd.DataFrame(marks, columns=["id", "group", "cluster", "value", "chance", "weight"])
 
     def metrics(self, marks: pd.DataFrame) -> dict[str, float]:
         """Accuracy of every task and their mean; see `tally.metrics`."""
@@ -68,21 +71,26 @@ def load(settings: dict, files: dict[str, Path], limit: int | None = None) -> Ex
         raise ConfigError(
             f"limit should be null (all items) or a whole number of at least 1, found {limit!r}; change limit="
         )
-    tasks = declared.tasks(settings)
-    hub = None if files else settings.get("hub")
-    if not files and hub is None:
+    tasks = declared.allowed(settings)
+    hub = not files
+    if hub and settings.get("hub") is None and not any(isinstance(task.hub, dict) for task in tasks):
         raise DataError(f"accuracy set {settings['name']} is not on the hub and needs its files, found none")
     chosen = [task for task in tasks if (task.hub if hub else task.rows is not None)]
-    wanted = {task.rows for task in chosen} | {_file(task) for task in chosen} - {None}
+    wanted = {name for task in chosen for name in (task.rows, task.fewshot_rows, _file(task))} - {None}
     missing = [] if hub else sorted(wanted - set(files))
     if missing:
         raise DataError(
             f"accuracy set {settings['name']} needs the files {', '.join(missing)}, "
             f"found only {', '.join(sorted(files))}"
         )
-    exam = Exam(settings, [(task, harness_tasks.build(task, files, hub, limit)) for task in chosen])
-    for task, built in exam._tasks:
-        _refuse_unfit_metric(task, built)
+    draw = settings.get("draw", 0)
+    places = {task.name: (task.hub if isinstance(task.hub, dict) else settings.get("hub")) for task in chosen}
+    built = [
+        (task, harness_tasks.build(task, files, places[task.name] if hub else None, limit, draw)) for task in chosen
+    ]
+    exam = Exam(settings, built)
+    for task, made in exam._tasks:
+        _refuse_unfit_metric(task, made)
     return exam
 
 
@@ -92,22 +100,56 @@ def _file(task: TaskSettings) -> str | None:
 
 
 def _judge_task(settings: TaskSettings, task, answers: Sequence) -> list[tuple]:
+    said = {id(instance): answer for instance, answer in zip(task.instances, answers, strict=True)}
     for instance, answer in zip(task.instances, answers, strict=True):
-        instance.resps, instance.filtered_resps = [(answer.loglikelihood, answer.greedy)], {}
+        instance.resps, instance.filtered_resps = [_response(task, answer)], {}
     task.apply_filters()
     marks = []
     for number, instances in harness_tasks.items(task):
         doc = instances[0].doc
-        results = [next(iter(instance.filtered_resps.values())) for instance in instances]
-        broken = any(math.isnan(loglikelihood) for loglikelihood, _ in results)
-        value = math.nan if broken else _value(settings, task, doc, results)
+        results = [_filtered(settings, instance) for instance in instances]
+        broken = any(_is_broken(task, said[id(instance)]) for instance in instances)
+        value, weight = (math.nan, 1.0) if broken else _judged(settings, task, doc, results)
         chance = settings.chance if settings.chance is not None else _chance(settings, task, doc, len(instances))
         name = f"{settings.name}/{number}"
-        marks.append((name, settings.name, _cluster(settings, doc) or name, value, float(chance)))
+        marks.append((name, settings.name, _cluster(settings, doc) or name, value, float(chance), weight))
     return marks
 
 
-def _value(settings: TaskSettings, task, doc: dict, results: list[tuple[float, bool]]) -> float:
+def _response(task, answer):
+    """What lm-eval's own model would have returned."""
+    match task.OUTPUT_TYPE:
+        case "generate_until":
+            return answer.texts[0] if answer.texts else ""
+        case "loglikelihood_rolling":
+            return answer.loglikelihood
+    return answer.loglikelihood, answer.greedy
+
+
+def _filtered(settings: TaskSettings, instance):
+    found = instance.filtered_resps
+    return found[settings.filter] if settings.filter else next(iter(found.values()))
+
+
+def _is_broken(task, answer) -> bool:
+    return not answer.texts if task.OUTPUT_TYPE == "generate_until" else math.isnan(answer.loglikelihood)
+
+
+def _judged(settings: TaskSettings, task, doc: dict, results: list) -> tuple[float, float]:
+    """(value, weight): a share counts 1; of a perplexity (loss in nats, words or bytes)."""
+    if settings.scale == "share":
+        return _value(settings, task, doc, results), 1.0
+    found = task.process_results(doc, results).get(settings.metric)
+    loss, weight = found if isinstance(found, tuple) else (found, 1)
+    if not isinstance(loss, (int, float, np.number)) or not weight > 0:
+        raise ConfigError(
+            f"metric of task {settings.name} should give each item a log-likelihood, or one and a number of words, found "
+            f"{settings.metric} = {found!r}; choose another in conf/accuracy"
+        )
+    return -float(loss), float(weight)
+
+
+def _value(settings: TaskSettings, task, doc: dict, results: list) -> float:
     value = task.process_results(doc, results).get(settings.metric)
     if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
         raise ConfigError(
@@ -118,7 +160,9 @@ def _value(settings: TaskSettings, task, doc: dict, results: list[tuple[float, b
 
 
 def _chance(settings: TaskSettings, task, doc: dict, options: int) -> float:
-    """The mean of the metric over all options, each in turn taken for the model's choice."""
+    """The mean of the metric over all options, each in turn taken for the model's choice; what is written is not guessed."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return 0.0 if settings.scale == "share" else math.nan
     choices = [[(0.0 if one == choice else -1e6, one == choice) for one in range(options)] for choice in range(options)]
     return float(np.mean([_value(settings, task, doc, results) for results in choices]))
 
@@ -138,5 +182,9 @@ def _cluster(settings: TaskSettings, doc: dict) -> str | None:
 def _refuse_unfit_metric(settings: TaskSettings, task) -> None:
     """Judge one item on made-up answers, so that a metric that fits no item is refused before the model is asked."""
     _, instances = harness_tasks.items(task)[0]
-    _value(settings, task, instances[0].doc, [(-1.0 - instance.idx, False) for instance in instances])
     _cluster(settings, instances[0].doc)
+    if settings.runs_code:
+        return
+    made_up = {"generate_until": [""] * len(instances), "loglikelihood_rolling": [-1.0]}
+    usual = [(-1.0 - instance.idx, False) for instance in instances]
+    _judged(settings, task, instances[0].doc, made_up.get(task.OUTPUT_TYPE, usual))

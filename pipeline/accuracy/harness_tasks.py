@@ -10,29 +10,45 @@ from pathlib import Path
 import yaml
 
 from pipeline.accuracy import rows
+from pipeline.accuracy.perturb import perturbed
 from pipeline.accuracy.settings import TaskSettings
 from pipeline.errors import ConfigError, DataError
 
 HERE = Path(__file__).resolve().parent
+KINDS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
-def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limit: int | None):
-    """lm-eval's task object with its requests built: the first `limit` items, zero-shot.
+FEWSHOT_SEED = 1234  # of lm-eval's command line: the same examples in the prompt
 
-    Raises: ConfigError where the task asks for anything but log-likelihoods, or has no such metric;
+
+def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limit: int | None, draw: int = 0):
+    """lm-eval's task object with its requests built: the first `limit` items.
+
+    hub   {repository, revision, name} where the rows come from the hub; None where they come from `files`
+    draw  of the perturbations
+
+    Raises: ConfigError where the task samples, repeats, or has no such metric or filter;
     DataError where rows are missing, malformed or have a label that is no option.
     """
     from jinja2 import UndefinedError
 
     path = None if hub else files[settings.rows]
     where = f"{hub['repository']} at {hub['revision']}" if hub else str(path)
-    if path:
-        rows.check(path)
     definition = _definition(settings, files)
     try:
         with tempfile.TemporaryDirectory(prefix="pipeline-accuracy-") as scratch, _quiet():
-            task = _load(definition, Path(scratch), settings.name, _overrides(path, hub, scratch))
+            if path and path.suffix == ".raw":
+                path = rows.pages(path, Path(scratch))
+            examples = files[settings.fewshot_rows] if path and settings.fewshot_rows else None
+            for each in (path, examples):
+                if each:
+                    rows.check(each)
+            task = _load(definition, Path(scratch), settings, _overrides(path, examples, hub, scratch))
             _refuse_other_kinds(task, settings)
+            if settings.perturb:
+                _perturb(task, settings, draw)
+            if settings.num_fewshot:
+                task.set_fewshot_seed(FEWSHOT_SEED)
             # The bar that lm-eval draws for each task says nothing: building takes a second.
             with contextlib.redirect_stderr(io.StringIO()):
                 task.build_all_requests(limit=limit, rank=0, world_size=1, cache_requests=False)
@@ -50,7 +66,22 @@ def items(task) -> list[tuple[int, list]]:
     return [(number, sorted(instances, key=lambda instance: instance.idx)) for number, instances in found.items()]
 
 
-def _load(definition: Path, scratch: Path, name: str, overrides: dict):
+def _perturb(task, settings: TaskSettings, draw: int) -> None:
+    """The rows that are asked, with a blemish in their declared columns."""
+    split = task.config.test_split or task.config.validation_split
+    missing = [column for column in settings.text if column not in task.dataset[split].column_names]
+    if missing:
+        raise ConfigError(
+            f"text of task {settings.name} should name columns of its rows "
+            f"({', '.join(task.dataset[split].column_names)}), found {missing[0]!r}; change conf/accuracy"
+        )
+    task.dataset[split] = task.dataset[split].map(
+        lambda row: {column: perturbed(row[column], settings.perturb, draw) for column in settings.text},
+        load_from_cache_file=False,
+    )
+
+
+def _load(definition: Path, scratch: Path, settings: TaskSettings, overrides: dict):
     """The task of a YAML that includes the definition by its absolute path.
 
     In 0.4.13 a dict of overrides at the top level loses the include, so the YAML has to be a file.
@@ -58,8 +89,9 @@ def _load(definition: Path, scratch: Path, name: str, overrides: dict):
     from datasets.exceptions import DatasetsError
     from lm_eval.tasks import TaskManager
 
-    redirected = scratch / "task.yaml"
-    redirected.write_text(yaml.safe_dump({"include": str(definition), "task": name, "num_fewshot": 0, **overrides}))
+    name, redirected = settings.name, scratch / "task.yaml"
+    told = {"include": str(definition), "task": name, "num_fewshot": settings.num_fewshot, **overrides}
+    redirected.write_text(yaml.safe_dump(told))
     try:
         return TaskManager(include_defaults=False).load(str(redirected))["tasks"][name]
     except (DatasetsError, OSError) as error:
@@ -71,24 +103,29 @@ def _load(definition: Path, scratch: Path, name: str, overrides: dict):
         raise DataError(f"the rows of task {name} should load as one table, found {_first_line(error)}") from error
 
 
-def _overrides(path: Path | None, hub: dict | None, scratch: str) -> dict:
-    """Where the rows come from. The task's training split is never read: every set is asked zero-shot."""
+def _overrides(path: Path | None, examples: Path | None, hub: dict | None, scratch: str) -> dict:
+    """Where the rows come from, and those of the solved examples in a prompt."""
     if hub:
         return {
             "dataset_path": hub["repository"],
             "dataset_kwargs": {"revision": hub["revision"]},
-            "training_split": None,
+            **({"dataset_name": hub["name"]} if "name" in hub else {}),
+            **({} if hub.get("train") else {"training_split": None}),
         }
     # A cache folder of its own, and the table in memory: the shared cache of datasets tells files apart by path and
     # time of change, so it could answer with the rows of an older file.
     return {
         "dataset_path": "json",
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {"validation": str(path)}, "cache_dir": scratch, "keep_in_memory": True},
+        "dataset_kwargs": {
+            "data_files": {"validation": str(path)} | ({"examples": str(examples)} if examples else {}),
+            "cache_dir": scratch,
+            "keep_in_memory": True,
+        },
         "training_split": None,
         "validation_split": "validation",
         "test_split": None,
-        "fewshot_split": None,
+        "fewshot_split": "examples" if examples else None,
     }
 
 
@@ -107,14 +144,16 @@ def _definition(settings: TaskSettings, files: dict[str, Path]) -> Path:
 
 
 def _refuse_other_kinds(task, settings: TaskSettings) -> None:
-    if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood") or task.config.repeats != 1:
+    if task.OUTPUT_TYPE not in KINDS or task.config.repeats != 1:
         raise ConfigError(
-            f"task {settings.name} should ask for log-likelihoods (multiple_choice or loglikelihood), "
-            f"found output_type {task.OUTPUT_TYPE}; take it out of conf/accuracy"
+            f"task {settings.name} should be of output_type {', '.join(KINDS)} and ask once, found "
+            f"{task.OUTPUT_TYPE}, {task.config.repeats} times; take it out of conf/accuracy"
         )
-    if len(task._filters) != 1:
+    names = [each.name for each in task._filters]
+    if (settings.filter is None and len(names) != 1) or (settings.filter is not None and settings.filter not in names):
         raise ConfigError(
-            f"task {settings.name} should have one filter, found {len(task._filters)}; take it out of conf/accuracy"
+            f"filter of task {settings.name} should be one of {', '.join(names)}, found {settings.filter}; "
+            "change conf/accuracy"
         )
 
 

@@ -1,6 +1,7 @@
 """The rows of a task's file, checked before lm-eval sees them."""
 
 import json
+import re
 from pathlib import Path
 
 from pipeline.errors import DataError
@@ -42,3 +43,72 @@ def check(path: Path) -> int:
 
 def _named(types: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items()))
+
+
+def pages(path: Path, folder: Path) -> Path:
+    """WikiText's raw text as one row an article, as the hub's document level has it: a jsonl file in `folder`.
+
+    An article begins at a heading of the first level, " = Title = ".
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} should be WikiText's raw text in UTF-8, found {error}") from error
+    found: list[list[str]] = []
+    for number, line in enumerate(lines):
+        alone = not (lines[number - 1].strip() if number else "") and not (
+            lines[number + 1].strip() if number + 1 < len(lines) else ""
+        )
+        if re.fullmatch(r" = [^=].*[^=] = \n", line) and alone:
+            found.append([])
+        if found:
+            found[-1].append(line)
+    if not found:
+        raise DataError(f"{path} should hold articles that begin with ' = Title = ', found none")
+    made = folder / "pages.jsonl"
+    made.write_text("".join(json.dumps({"page": "".join(page)}) + "\n" for page in found), encoding="utf-8")
+    return made
+
+
+def mbpp_test(dataset):
+    """MBPP's test problems, task_id 11 to 510: the published file has all of them."""
+    return dataset.filter(lambda row: 11 <= row["task_id"] <= 510)
+
+
+def mbpp_examples() -> list[dict]:
+    """MBPP's three problems for prompting, task_id 2, 3 and 4, as lm-eval gives them."""
+    return [
+        {
+            "task_id": 2,
+            "text": "Write a function to find the similar elements from the given two tuple lists.",
+            "code": "def similar_elements(test_tup1, test_tup2):\r\n  res = tuple(set(test_tup1) & set(test_tup2))\r\n  return (res) ",
+            "test_list": [
+                "assert similar_elements((3, 4, 5, 6),(5, 7, 4, 10)) == (4, 5)",
+                "assert similar_elements((1, 2, 3, 4),(5, 4, 3, 7)) == (3, 4)",
+                "assert similar_elements((11, 12, 14, 13),(17, 15, 14, 13)) == (13, 14)",
+            ],
+            "is_fewshot": True,
+        },
+        {
+            "task_id": 3,
+            "text": "Write a python function to identify non-prime numbers.",
+            "code": "import math\r\ndef is_not_prime(n):\r\n    result = False\r\n    for i in range(2,int(math.sqrt(n)) + 1):\r\n        if n % i == 0:\r\n            result = True\r\n    return result",
+            "test_list": [
+                "assert is_not_prime(2) == False",
+                "assert is_not_prime(10) == True",
+                "assert is_not_prime(35) == True",
+            ],
+            "is_fewshot": True,
+        },
+        {
+            "task_id": 4,
+            "text": "Write a function to find the largest integers from a given list of numbers using heap queue algorithm.",
+            "code": "import heapq as hq\r\ndef heap_queue_largest(nums,n):\r\n  largest_nums = hq.nlargest(n, nums)\r\n  return largest_nums",
+            "test_list": [
+                "assert heap_queue_largest( [25, 35, 22, 85, 14, 65, 75, 22, 58],3)==[85, 75, 65] ",
+                "assert heap_queue_largest( [25, 35, 22, 85, 14, 65, 75, 22, 58],2)==[85, 75] ",
+                "assert heap_queue_largest( [25, 35, 22, 85, 14, 65, 75, 22, 58],5)==[85, 75, 65, 58, 35]",
+            ],
+            "is_fewshot": True,
+        },
+    ]

@@ -128,11 +128,33 @@ def compare(folder: Path, *, marks: Path, base_marks: Path | None, exam: dict, s
     }
     summary = statistics.accuracy_summary(table, base, tasks, seed=seed)
     return {
-        "tasks": {name: summary.pop(name) for name in tasks},
+        "tasks": {name: summary.pop(name) for name in tasks} | _more_of_tasks(exam, table, base, tasks, seed),
         "accuracy_items": len(table),
         "tasks_in_mean": sum(task["in_mean"] for task in tasks.values()),
         **summary,
     }
+
+
+def _more_of_tasks(exam: dict, table, base, tasks: dict, seed: int) -> dict[str, float]:
+    """Perplexities, performance drop rates, and the mean of every skill with its interval and its change."""
+    from pipeline import accuracy, statistics
+
+    settings = exam["settings"]
+    found = accuracy.perplexities(settings, table)
+    means = {name: float(part.value.mean(skipna=False)) for name, part in table.groupby("group")}
+    found |= {f"{name}.drop": value for name, value in accuracy.drops(settings, means | found).items()}
+    for skill, names in accuracy.skills(settings).items():
+        here = {name: tasks[name] for name in names if name in tasks}
+        if not here:
+            continue
+        parts = [None if each is None else each[each["group"].isin(here)] for each in (table, base)]
+        summary = statistics.accuracy_summary(*parts, here, seed=seed)
+        found |= {
+            f"skill.{skill}{key.removeprefix('accuracy')}": value
+            for key, value in summary.items()
+            if key.startswith("accuracy") and not key.endswith(("_p", "_effect"))
+        }
+    return found
 
 
 @stage(version=1, unkeyed=("machine",))

@@ -46,7 +46,9 @@ def interval(
     bottom, half = ends[0], (ends[1] - ends[0]) / 2
     x, reach = (estimate - bottom) / half - 1, reach / half
     if reach < ROUNDING:
-        short = 2 - 2 * ((1 - LEVEL) / 2) ** (1 / (freedom + 1))  # by how much G clusters that agree may still fall short
+        short = 2 - 2 * ((1 - LEVEL) / 2) ** (
+            1 / (freedom + 1)
+        )  # by how much G clusters that agree may still fall short
         low = x - (short if x > 1 - ROUNDING else 0)
         high = x + (short if x < ROUNDING - 1 else 0)
     else:

@@ -127,9 +127,14 @@ def settle(config: dict, overrides: dict, workers: int) -> dict:
     for key in CLASSIFIERS:
         if bias.get("judging", {}).get(key):
             bias["judging"] = {**bias["judging"], key: sources.settled(bias["judging"][key], cache)}
+    accuracy = config["accuracy"]
+    if isinstance(accuracy.get("tasks"), list):
+        from pipeline import accuracy as room
+
+        accuracy = room.expanded(accuracy, config["data"] and Path(config["data"]).absolute(), cache)
     cores = os.cpu_count() or 1
     machine["threads"] = machine["threads"] or max(1, cores // (cores if workers < 1 else workers))
-    return config | {"model": model, "donor": donor, "bias": bias, "machine": machine}
+    return config | {"model": model, "donor": donor, "bias": bias, "accuracy": accuracy, "machine": machine}
 
 
 def _from_recipe(config: dict) -> dict:
