@@ -178,7 +178,9 @@ def main() -> None:
 
     def add(name: str, covered: dict[str, float]) -> None:
         lines.append([name, *(f"{100 * value:.1f}" for value in covered.values())])
-        outside.extend(f"{name}: {key} {value:.3f}" for key, value in covered.items() if not BAND[0] <= value <= BAND[1])
+        outside.extend(
+            f"{name}: {key} {value:.3f}" for key, value in covered.items() if not BAND[0] <= value <= BAND[1]
+        )
         print(*lines[-1], sep=" | ", flush=True)
 
     blocks = []
@@ -209,14 +211,19 @@ def main() -> None:
 
 def _write(blocks: list, outside: list[str], runs: int, seconds: float) -> None:
     tables = "\n\n".join(
-        "\n".join(["| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *lines]]) for heads, lines in blocks
+        "\n".join(["| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *lines]])
+        for heads, lines in blocks
     )
     words = (
         f"Written by `make bench-coverage` on {date.today()}: {runs:,} simulated benchmarks a line, {RESAMPLES:,} resamples "
         f"each, {seconds / 60:.0f} minutes of one core. In percent; 95 is right, and the simulation itself is off by up to "
         f"{196 * np.sqrt(0.95 * 0.05 / runs):.1f} points. `bench/coverage.py` says what is simulated. "
     )
-    words += f"Outside 93 to 97 (false alarms: above 6.5): {'; '.join(outside)}." if outside else "Nothing lies outside 93 to 97."
+    words += (
+        f"Outside 93 to 97 (false alarms: above 6.5): {'; '.join(outside)}."
+        if outside
+        else "Nothing lies outside 93 to 97."
+    )
     text = README.read_text() if README.exists() else "# Benchmarks\n"
     before, _, rest = text.partition(MARK)
     after = rest[rest.index("\n<!-- make ") :] if "\n<!-- make " in rest else ""

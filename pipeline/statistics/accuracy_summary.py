@@ -14,8 +14,13 @@ from pipeline.statistics.interval import effect_size, interval, standard_error
 from pipeline.statistics.paired import paired
 from pipeline.statistics.resampling import bootstrap, cluster_sums, exchange, p_value
 
-
-CHANGE = ("accuracy_change", "accuracy_change_low", "accuracy_change_high", "accuracy_change_p", "accuracy_change_effect")
+CHANGE = (
+    "accuracy_change",
+    "accuracy_change_low",
+    "accuracy_change_high",
+    "accuracy_change_p",
+    "accuracy_change_effect",
+)
 
 
 def accuracy_summary(
@@ -85,7 +90,9 @@ def _change(inside: list[str], sums: dict[str, np.ndarray], seed: int, resamples
         axis=0,
     )
     clusters = sum(len(sums[task]) for task in inside)
-    return dict(zip(CHANGE, (change, low, high, p_value(change, null_B), effect_size(change, error, clusters)), strict=True))
+    return dict(
+        zip(CHANGE, (change, low, high, p_value(change, null_B), effect_size(change, error, clusters)), strict=True)
+    )
 
 
 def _ratio(sums: np.ndarray, column: int) -> np.ndarray | float:
