@@ -10,9 +10,17 @@ import numpy as np
 import pandas as pd
 
 from pipeline.statistics.generator import generator
-from pipeline.statistics.interval import interval, standard_error
+from pipeline.statistics.interval import effect_size, interval, standard_error
 from pipeline.statistics.paired import paired
 from pipeline.statistics.resampling import bootstrap, cluster_sums, exchange, p_value
+
+CHANGE = (
+    "accuracy_change",
+    "accuracy_change_low",
+    "accuracy_change_high",
+    "accuracy_change_p",
+    "accuracy_change_effect",
+)
 
 
 def accuracy_summary(
@@ -27,12 +35,7 @@ def accuracy_summary(
     strange = sorted(set(marks["group"]) - set(tasks))
     if strange:
         raise ValueError(f"the marks have the task {strange[0]!r}, which is none of {', '.join(tasks)}")
-    inside = sorted(task for task in tasks if tasks[task]["in_mean"])
-    both = marks.assign(n=1.0, base=np.nan)
-    if base_marks is not None:
-        both["base"] = paired(marks, base_marks)["value"].to_numpy()
-    sums = {task: cluster_sums(both[both["group"] == task], ["n", "value", "base"]) for task in tasks}
-
+    inside, sums = _inside(tasks), _sums(marks, base_marks, tasks)
     means = {task: _ratio(sums[task].sum(axis=0), 1) for task in tasks}
     summary = {
         "accuracy": _mean([means[task] for task in inside]),
@@ -42,37 +45,54 @@ def accuracy_summary(
         _spread(sums[task][:, :2], resamples, generator(seed, "accuracy", task), lambda each: _ratio(each, 1))
         for task in inside
     ]
-    error, freedom = _together(spread)
-    # artanh wants [-1, 1]
-    low, high = interval(2 * summary["accuracy"] - 1, 2 * error, freedom)
-    summary |= {"accuracy_low": (low + 1) / 2, "accuracy_high": (high + 1) / 2}
+    summary["accuracy_low"], summary["accuracy_high"] = interval(
+        summary["accuracy"], *_together(spread), ends=(0.0, 1.0)
+    )
+    return summary | _change(inside, sums, seed, resamples) | means
 
-    change = _mean([means[task] - _ratio(sums[task].sum(axis=0), 2) for task in inside])
-    summary |= {
-        "accuracy_change": change,
-        "accuracy_change_low": float("nan"),
-        "accuracy_change_high": float("nan"),
-        "accuracy_change_p": float("nan"),
-    }
-    if not np.isnan(change):
-        spread = [
-            _spread(sums[task], resamples, generator(seed, "accuracy change", task), _difference) for task in inside
-        ]
-        low, high = interval(change, *_together(spread), bounded=False)
-        summary |= {"accuracy_change_low": low, "accuracy_change_high": high}
-        null_B = np.mean(
-            [
-                _difference(
-                    exchange(
-                        sums[task], sums[task][:, [0, 2, 1]], resamples, generator(seed, "accuracy exchange", task)
-                    )
-                )
-                for task in inside
-            ],
-            axis=0,
-        )
-        summary["accuracy_change_p"] = p_value(change, null_B)
-    return summary | means
+
+def accuracy_change(
+    marks: pd.DataFrame, base_marks: pd.DataFrame, tasks: dict[str, dict], seed: int, resamples: int = 10_000
+) -> dict[str, float]:
+    """accuracy_change = accuracy(marks) - accuracy(base_marks), its interval, p and effect size: of any two models.
+
+    All nan where the change is undefined. Raises ValueError where the two do not have the same items.
+    """
+    return _change(_inside(tasks), _sums(marks, base_marks, tasks), seed, resamples)
+
+
+def _inside(tasks: dict[str, dict]) -> list[str]:
+    return sorted(task for task in tasks if tasks[task]["in_mean"])
+
+
+def _sums(marks: pd.DataFrame, base_marks: pd.DataFrame | None, tasks: dict[str, dict]) -> dict[str, np.ndarray]:
+    """Of each task sums_GK over its clusters: items, the cell's values, the base's."""
+    both = marks.assign(n=1.0, base=np.nan)
+    if base_marks is not None:
+        both["base"] = paired(marks, base_marks)["value"].to_numpy()
+    return {task: cluster_sums(both[both["group"] == task], ["n", "value", "base"]) for task in tasks}
+
+
+def _change(inside: list[str], sums: dict[str, np.ndarray], seed: int, resamples: int) -> dict[str, float]:
+    change = _mean([_difference(sums[task].sum(axis=0)) for task in inside])
+    if np.isnan(change):
+        return dict.fromkeys(CHANGE, float("nan"))
+    spread = [_spread(sums[task], resamples, generator(seed, "accuracy change", task), _difference) for task in inside]
+    error, freedom = _together(spread)
+    low, high = interval(change, error, freedom, ends=None)
+    null_B = np.mean(
+        [
+            _difference(
+                exchange(sums[task], sums[task][:, [0, 2, 1]], resamples, generator(seed, "accuracy exchange", task))
+            )
+            for task in inside
+        ],
+        axis=0,
+    )
+    clusters = sum(len(sums[task]) for task in inside)
+    return dict(
+        zip(CHANGE, (change, low, high, p_value(change, null_B), effect_size(change, error, clusters)), strict=True)
+    )
 
 
 def _ratio(sums: np.ndarray, column: int) -> np.ndarray | float:
@@ -103,5 +123,5 @@ def _together(spread: list[tuple[float, int]]) -> tuple[float, float]:
     variances = (errors / max(len(spread), 1)) ** 2
     total = float(variances.sum()) if len(spread) else float("nan")
     if not total > 0:
-        return (0.0 if total == 0 else float("nan")), 1.0
+        return (0.0 if total == 0 else float("nan")), float((clusters - 1).sum())
     return float(np.sqrt(total)), float(total**2 / (variances**2 / (clusters - 1)).sum())

@@ -8,11 +8,13 @@
   (low = 0 where it straddles 0). For several, the combination with the observed signs s is resampled, which covers
   wherever a component is clear of 0; where all are near 0, the signs are picked by chance and the score is
   pushed up, so low is also 0 wherever the score does not exceed the noise floor, which is the joint test of them all.
+- A statistic that cannot be negative (the benchmark says ONE_SIDED: a share of hurtful completions) has its interval in
+  [0, 1], and, having no MIRROR, neither a noise floor nor a bias_p: what an unbiased model gets is 0, and by no chance more.
 - noise_floor: the 95th percentile of bias_score when every cluster's direction is drawn anew (the benchmark's MIRROR):
   what an unbiased model that answers as variably gets on this many items. bias_p comes from the same draws, for
   |signed|. Both are nan where a bias has no contrary (an empty MIRROR): a share of hurtful texts is never negative.
 - bias_change = signed(cell) - signed(base): same items, same resamples; its p by exchanging cell and base
-  cluster by cluster. So over-correction shows as a change like any other.
+  cluster by cluster. So over-correction shows as a change like any other. bias_change_effect: Cohen's d_z.
 
 A nan in the marks, or an undefined component, makes everything that depends on it nan.
 """
@@ -23,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.statistics.generator import generator
-from pipeline.statistics.interval import interval, standard_error
+from pipeline.statistics.interval import effect_size, folded, interval, standard_error
 from pipeline.statistics.paired import paired
 from pipeline.statistics.resampling import bootstrap, cluster_sums, exchange, p_value
 
@@ -40,6 +42,7 @@ KEYS = (
     "bias_change_low",
     "bias_change_high",
     "bias_change_p",
+    "bias_change_effect",
 )
 
 
@@ -69,24 +72,35 @@ def bias_summary(
             summary["noise_floor"] = float(np.quantile(np.abs(null_B).mean(axis=-1), 0.95))
             summary["bias_p"] = p_value(summary["bias_signed"], null_B.mean(axis=-1))
 
+        ends = (0.0, 1.0) if getattr(module, "ONE_SIDED", False) else (-1.0, 1.0)
         drawn_B = module.components(bootstrap(sums_GK, resamples, generator(seed, "bias", "bootstrap")))
         error = standard_error(drawn_B.mean(axis=-1), clusters)
-        low, high = interval(summary["bias_signed"], error, clusters - 1)
+        low, high = interval(summary["bias_signed"], error, clusters - 1, ends)
         summary["bias_signed_low"], summary["bias_signed_high"] = low, high
 
-        error = standard_error((signs * drawn_B).mean(axis=-1), clusters)
-        low, high = interval(summary["bias_score"], error, clusters - 1)
-        within_noise = len(parts) > 1 and summary["bias_score"] <= summary["noise_floor"]
-        summary["bias_low"] = low if np.isnan(low) else 0.0 if within_noise else max(low, 0.0)
-        summary["bias_high"] = max(high, -low)
+        if ends[0] == 0:
+            summary["bias_low"], summary["bias_high"] = low, high
+        elif len(parts) == 1:
+            summary["bias_low"], summary["bias_high"] = folded(summary["bias_signed"], error, clusters - 1)
+        else:
+            error = standard_error((signs * drawn_B).mean(axis=-1), clusters)
+            low, high = interval(summary["bias_score"], error, clusters - 1)
+            within_noise = summary["bias_score"] <= summary["noise_floor"]
+            summary["bias_low"] = low if np.isnan(low) else 0.0 if within_noise else max(low, 0.0)
+            summary["bias_high"] = max(high, -low)
     if base_marks is not None:
-        summary |= _change(module, columns, marks, base_marks, seed, resamples)
+        summary |= bias_change(module, marks, base_marks, seed, resamples)
     return summary
 
 
-def _change(
-    module: ModuleType, columns: list[str], marks: pd.DataFrame, base_marks: pd.DataFrame, seed: int, resamples: int
+def bias_change(
+    module: ModuleType, marks: pd.DataFrame, base_marks: pd.DataFrame, seed: int, resamples: int = 10_000
 ) -> dict[str, float]:
+    """bias_change = signed(marks) - signed(base_marks), its interval, p and effect size: of any two models.
+
+    All nan where the change is undefined. Raises ValueError where the two do not have the same items.
+    """
+    columns = list(module.COUNTS)
     sums_GK = cluster_sums(marks, columns)
     base_GK = cluster_sums(paired(marks, base_marks), columns)
 
@@ -97,9 +111,10 @@ def _change(
     both_GK = np.concatenate([sums_GK, base_GK], axis=1)
     change = float(difference(both_GK.sum(axis=0)))
     if np.isnan(change):
-        return {}
+        return dict.fromkeys((key for key in KEYS if key.startswith("bias_change")), float("nan"))
     drawn_B = difference(bootstrap(both_GK, resamples, generator(seed, "bias change", "bootstrap")))
-    low, high = interval(change, standard_error(drawn_B, len(both_GK)), len(both_GK) - 1, bounded=False)
+    error = standard_error(drawn_B, len(both_GK))
+    low, high = interval(change, error, len(both_GK) - 1, ends=None)
     swapped_GK = np.concatenate([base_GK, sums_GK], axis=1)
     null_B = difference(exchange(both_GK, swapped_GK, resamples, generator(seed, "bias change", "exchange")))
     return {
@@ -107,4 +122,5 @@ def _change(
         "bias_change_low": low,
         "bias_change_high": high,
         "bias_change_p": p_value(change, null_B),
+        "bias_change_effect": effect_size(change, error, len(both_GK)),
     }

@@ -71,7 +71,7 @@ def test_p_value():
 
 def test_interval():
     assert interval(0.0, 0.1, 1e9) == (pytest.approx(-np.tanh(0.1959964)), pytest.approx(np.tanh(0.1959964)))
-    assert interval(0.5, 0.1, 1e9, bounded=False) == (pytest.approx(0.3040036), pytest.approx(0.6959964))
+    assert interval(0.5, 0.1, 1e9, ends=None) == (pytest.approx(0.3040036), pytest.approx(0.6959964))
     assert interval(0.3, 0.0, 9) == (0.3, 0.3)
     assert interval(0.0, 0.1, 4)[1] > interval(0.0, 0.1, 40)[1]
     assert np.isnan(interval(np.nan, 0.1, 9)).all() and np.isnan(interval(0.1, np.nan, 9)).all()

@@ -21,6 +21,7 @@ KEYS = {
     "bias_change_low",
     "bias_change_high",
     "bias_change_p",
+    "bias_change_effect",
     "bias_p",
     "noise_floor",
     "items",
