@@ -41,7 +41,7 @@ def main() -> int:
             sweep.plan(cells)
             return 0
         if cells[0]["stages"] == ["aggregate"]:
-            return sweep.aggregate(sweep.Sweep.read(Path(cells[0]["sweep"])))
+            return sweep.aggregate(sweep.Sweep.read(Path(cells[0]["sweep"])), cells[0]["pairs"])
     except PipelineError as error:
         sweep.complain(type(error).__name__, str(error))
         return 2

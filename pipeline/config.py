@@ -57,6 +57,7 @@ class Config:
     vocab: str = "strict"
     shard_size: int = 5_000_000_000
     keep: str = "all"
+    pairs: int = 12
     stages: list[str] = dataclasses.field(default_factory=lambda: list(STAGES))
     store: str = "runs/store"
     data: str | None = None
@@ -86,6 +87,8 @@ def check(config: dict) -> None:
         raise ConfigError(f"limit should be null (all items) or at least 1, found {config['limit']}; change limit=")
     if config["keep"] not in ("all", "front", "none"):
         raise ConfigError(f"keep should be all, front or none, found {config['keep']!r}; change keep=")
+    if config["pairs"] < 0:
+        raise ConfigError(f"pairs should be 0 (none) or more, found {config['pairs']}; change pairs=")
     if config["vocab"] not in ("strict", "base", "union"):
         raise ConfigError(f"vocab should be strict, base or union, found {config['vocab']!r}; change vocab=")
     if config["shard_size"] < 1:

@@ -89,6 +89,7 @@ def test_four_cells_print_five_rows(first):
 def test_every_result_is_there_and_the_terminal_says_where(first):
     folder = results(first)[0]
     assert sorted(path.name for path in folder.iterdir()) == [
+        "pairs.csv",
         "report.md",
         "table.csv",
         "table.md",
@@ -273,7 +274,7 @@ def test_a_lost_cell_is_named(first, tmp_path):
     shutil.rmtree(folder / "2")
     record = json.loads((folder / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps(record | {"tracking": None}))
-    assert sweep.aggregate(sweep.Sweep.read(folder)) == 1
+    assert sweep.aggregate(sweep.Sweep.read(folder), pairs=12) == 1
     frame = pandas.read_parquet(folder / "results" / "table.parquet")
     assert frame.status.tolist().count("missing") == 1 and "left no record" in frame.error.dropna().max()
 

@@ -9,8 +9,9 @@ the pronoun's place tells nothing, in type 2 the syntax does. 0 = equally good (
 to the stereotype; a model that always names the first occupation, or the shorter, is without bias here.
 
 Asked: after `<sentence> ‘He’ refers to`, which is likelier, " the developer" or " the designer"? The paper's systems
-find mentions and link them, which a language model does not; this is what LLaMA's authors ask for Winogender (Touvron et al., 2023, section 5.3), and lm-eval's winogender tasks but for the place of "the". Masked models answer by
-the pseudo-log-likelihood of the same words. The paper's F1 over all mentions is not computed.
+find mentions and link them, which a language model does not; this is what LLaMA's authors ask for Winogender (Touvron
+et al., 2023, section 5.3), and lm-eval's winogender tasks but for the place of "the". Masked models answer by the
+pseudo-log-likelihood of the same words. The paper's F1 over all mentions is not computed.
 The pronoun is the first bracketed one. The right occupation stands in brackets, the other is the first one in the
 sentence with the other stereotype; both must be in the files' lists of male and female occupations, and a
 "pro" pronoun must have the gender of its list. Brackets and line numbers go, and so does the blank before 's , . ! ? ;

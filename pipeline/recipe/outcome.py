@@ -77,11 +77,20 @@ def collect(cell: Cell) -> dict:
             artifact.key: str(artifact.folder)
             for artifact in [cell.base, *cell.donors, *cell.line_end, cell.merged, cell.final]
         },
-        "marks": {"bias": [str(examined.bias["mark"].folder) for examined in (cell.of_base, cell.of_cell)]}
+        "marks": _marks(cell) if evaluated else {},
+        "exams": {room: getattr(cell.of_cell, room)["compare"].inputs["exam"] for room in ("bias", "accuracy")}
         if evaluated
         else {},
         "models": _models(cell),
         "datasets": _datasets(cell) if evaluated else [],
+    }
+
+
+def _marks(cell: Cell) -> dict[str, list[str]]:
+    """Where the verdicts on every item lie: of the base, then of the cell."""
+    return {
+        room: [str(getattr(examined, room)["mark"].folder) for examined in (cell.of_base, cell.of_cell)]
+        for room in ("bias", "accuracy")
     }
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.report import figure, markdown, page, table
+from pipeline.report import figure, markdown, page, pairs, table
 from pipeline.report.findings import Donor, Findings, Flip, Provenance
 from pipeline.report.terminal import rich_table
 from pipeline.report.words import warnings
@@ -11,11 +11,12 @@ __all__ = ["Donor", "Findings", "Flip", "Provenance", "rich_table", "warnings", 
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
-    """Write table.csv, table.parquet, table.md, tradeoff.png, tradeoff.svg, tradeoff.html and report.md into `folder`.
+    """Write table.csv, table.parquet, table.md, pairs.csv, tradeoff.png, .svg, .html and report.md into `folder`.
 
     The folder must exist. The same findings give the same bytes.
     """
     written = table.write(findings.table, folder, findings.axes)
+    written += pairs.write(findings.pairs, folder)
     written += figure.write(findings.table, folder, findings.axes)
     for name, text in (("tradeoff.html", page.page(findings)), ("report.md", markdown.report(findings))):
         (folder / name).write_text(text, encoding="utf-8")

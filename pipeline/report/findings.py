@@ -56,6 +56,8 @@ class Findings:
                 Optional columns: `accuracy_items`, `weights_sha256`.
     command:    the exact command, as typed.
     axes:       names of the other swept overrides, which have a column each.
+    pairs:      one row for two cells of a base: model, bias, accuracy_set, seed, cell, other, and of bias and accuracy
+                change, low, high, p, p_holm, effect.
     warnings:   sentences, most often from `words.warnings`.
     """
 
@@ -66,4 +68,5 @@ class Findings:
     donors: list[Donor] = field(default_factory=list)
     flips: list[Flip] = field(default_factory=list)
     provenance: Provenance = field(default_factory=dict)
+    pairs: DataFrame | None = None
     title: str = "Bias and accuracy of merged models"

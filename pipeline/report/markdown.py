@@ -2,7 +2,7 @@
 
 from pandas import DataFrame
 
-from pipeline.report import prose
+from pipeline.report import pairs, prose
 from pipeline.report.findings import Findings
 from pipeline.report.pipes import escape, pipes
 from pipeline.report.table import LEGEND, arrange, base_of, cell_name, is_base, panel_name, panels, short, text, varying
@@ -48,6 +48,11 @@ def report(findings: Findings, figure: str = "tradeoff.png") -> str:
             pipes(DataFrame(verdicts)) if verdicts else "No merge.",
             "",
         ]
+    if findings.pairs is not None and len(findings.pairs):
+        more = len(findings.pairs) - pairs.SHOWN
+        lines += ["## The merges against each other", "", escape(prose.HOW_PAIRED), ""]
+        lines += [pipes(pairs.short(findings.pairs.head(pairs.SHOWN))), ""]
+        lines += [f"{more:,} more pairs are in pairs.csv and on the page.", ""] if more > 0 else []
     if findings.donors:
         lines += ["## Donors", ""]
         for donor in findings.donors:

@@ -1,6 +1,8 @@
-"""Numbers as text: one way to print each kind, everywhere. Undefined is printed as nan."""
+"""Numbers as text: one way to print each kind, everywhere. What is undefined is said to be so, never as nan or 0."""
 
 import math
+
+UNDEFINED = "undefined"
 
 
 def score(value: float) -> str:
@@ -28,9 +30,14 @@ def ratio(value: float) -> str:
     return _fixed(value, 2)
 
 
+def signed_ratio(value: float) -> str:
+    """An effect size: two decimals, with its sign."""
+    return _fixed(value, 2, sign=True)
+
+
 def plain(value: float) -> str:
     """Any number, to four significant digits."""
-    return "nan" if math.isnan(value) else f"{value:.4g}"
+    return UNDEFINED if math.isnan(value) else f"{value:.4g}"
 
 
 def weight(value: float) -> str:
@@ -46,18 +53,27 @@ def count(value: float) -> str:
     return f"{math.ceil(value / step) * step:,}"
 
 
-def interval(show, value: float, low: float, high: float, between: str = " ") -> str:
-    """value [low, high], each printed by `show`; a plus sign is kept for the value alone."""
-    return f"{show(value)}{between}[{show(low).lstrip('+')}, {show(high).lstrip('+')}]"
+def p_value(value: float) -> str:
+    """A p with its sign: "= 0.043", "< 0.001"."""
+    return f"is {UNDEFINED}" if math.isnan(value) else "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
-def with_interval(row, name: str, show, between: str = " ") -> str:
+def interval(show, value: float, low: float, high: float, between: str = " ", sign: str = "") -> str:
+    """value [low, high], each printed by `show`; a plus sign is kept for the value alone, which `sign` may follow."""
+    if math.isnan(value):
+        return UNDEFINED
+    if math.isnan(low) or math.isnan(high):
+        return f"{show(value)}{sign}{between}(no interval)"
+    return f"{show(value)}{sign}{between}[{show(low).lstrip('+')}, {show(high).lstrip('+')}]"
+
+
+def with_interval(row, name: str, show, between: str = " ", sign: str = "") -> str:
     """The row's value called `name` with its columns `<name>_low` and `<name>_high`."""
-    return interval(show, row[name], row[f"{name}_low"], row[f"{name}_high"], between)
+    return interval(show, row[name], row[f"{name}_low"], row[f"{name}_high"], between, sign)
 
 
 def _fixed(value: float, decimals: int, sign: bool = False) -> str:
     if math.isnan(value):
-        return "nan"
+        return UNDEFINED
     rounded = round(value, decimals) + 0.0  # -0.0 + 0.0 is 0.0
     return f"{rounded:+.{decimals}f}" if sign and rounded else f"{rounded:.{decimals}f}"

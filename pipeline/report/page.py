@@ -8,7 +8,7 @@ from pathlib import Path
 from pandas import DataFrame, Series
 from plotly.offline import get_plotlyjs
 
-from pipeline.report import prose
+from pipeline.report import pairs, prose
 from pipeline.report.curves import outside
 from pipeline.report.findings import Findings, Flip
 from pipeline.report.interactive import figures
@@ -40,6 +40,7 @@ NUMBERS = {
     "effective weight": "effective_weight",
     "weight": "weight",
 }
+PAIRED = {"difference": "change", "p, corrected": "p_holm"}  # heading in a table of pairs, and its column
 RESULTS = tuple(NUMBERS)[:5]  # in a failed row, its error stands in their place
 
 
@@ -57,6 +58,7 @@ def page(findings: Findings) -> str:
             _figures([title for title, _ in drawn], table, findings.axes),
             _table(table, findings.axes),
             _verdicts(table, findings.axes),
+            _pairs(findings.pairs),
             _donors(findings),
             _flips(findings.flips),
             _provenance(findings),
@@ -192,6 +194,30 @@ def _verdicts(table: DataFrame, axes: tuple[str, ...]) -> str:
         )
     return f'<h2>Each merge against its base</h2>\n<p class="small">{escape(prose.HOW_TESTED)}</p>\n' + "\n".join(
         blocks
+    )
+
+
+def _pairs(found: DataFrame | None) -> str:
+    if found is None or found.empty:
+        return ""
+    frame = pairs.short(found)
+    keys = {f"{room} {what}": f"{room}_{key}" for room in ("bias", "accuracy") for what, key in PAIRED.items()}
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="number"{_sort_key(row[keys[name]])}>{escape(value)}</td>'
+            if name in keys
+            else f'<td class="name">{escape(value)}</td>'
+            for name, value in zip(frame.columns, line, strict=True)
+        )
+        + "</tr>"
+        for line, (_, row) in zip(frame.itertuples(index=False), found.iterrows(), strict=True)
+    )
+    return (
+        f'<h2>The merges against each other</h2>\n<p class="small">{escape(prose.HOW_PAIRED)}</p>\n<details><summary>'
+        f"{len(found):,} {'pair' if len(found) == 1 else 'pairs'}, as in pairs.csv</summary>"
+        f'<div class="scroll"><table class="sortable"><thead><tr>{_head(frame.columns)}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></details>"
     )
 
 

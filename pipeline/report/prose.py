@@ -13,8 +13,15 @@ HOW_TO_READ = (
     "95 % intervals. An unbiased model would score inside the shaded noise floor."
 )
 HOW_TESTED = (
-    "Differences are paired by item and tested on the signed bias, at 5 % and one cell at a time. The number of items "
-    "needed is that with which a difference of the measured size would show in four samples of five."
+    "Differences are paired by item, bias on its signed scale. A change is said to be there where its permutation test "
+    "is below 5 % after Holm's correction, over all changes of bias of this sweep or over all of accuracy (models with "
+    "the same weights count once), and its 95 % interval leaves out 0. The effect size is Cohen's d_z over templates: 0.2 "
+    "is small, 0.5 medium, 0.8 large. The number of items needed is that with which a difference of the measured size "
+    "would stand in four samples of five, after correction for as many comparisons."
+)
+HOW_PAIRED = (
+    "Cell minus other, paired by item, bias on its signed scale; Holm's correction is over all pairs of the sweep, bias "
+    "and accuracy apart."
 )
 
 

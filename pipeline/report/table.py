@@ -43,8 +43,15 @@ MORE = (
     "bias_change_p",
     "bias_signed_low",
     "bias_signed_high",
+    "bias_change_p_holm",
+    "bias_change_effect",
+    "bias_items_needed",
+    "accuracy_change_p",
+    "accuracy_change_p_holm",
+    "accuracy_change_effect",
+    "accuracy_items_needed",
 )
-OPTIONAL = ("accuracy_items", "weights_sha256")
+OPTIONAL = ("accuracy_items", "weights_sha256", "bias_undefined", "accuracy_undefined")
 COLUMNS = CELL + RESULTS + MORE
 TEXTS = (
     "model",
@@ -58,13 +65,17 @@ TEXTS = (
     "run_id",
     "merge_key",
     "weights_sha256",
+    "bias_undefined",
+    "accuracy_undefined",
 )
 PANEL = ("model", "bias", "accuracy_set")
 FINISHED = ("done", "found")
 LEGEND = (
     "* on the Pareto front (no other cell is both less biased and more accurate) · ! ruined (the model no longer "
-    "speaks) · [low, high] 95 % interval · change: against the base, paired by item"
+    "speaks) · [low, high] 95 % interval · change: against the base, paired by item · † a change that stands after Holm's "
+    "correction for all comparisons of the sweep"
 )
+LEVEL = 0.05  # of a corrected p below which a change is said to be there
 
 
 def arrange(table: DataFrame, axes: tuple[str, ...] = ()) -> DataFrame:
@@ -130,6 +141,35 @@ def base_of(row: Series, table: DataFrame, axes: tuple[str, ...] = ()) -> Series
     return max(
         found, default=None, key=lambda base: sum(text(base[name]) == text(row[name]) for name in (*axes, "items"))
     )
+
+
+def comparisons(table: DataFrame, room: str) -> Series:
+    """Which test of a change in `room` (bias or accuracy) each row is, by number; nan for a row that is none.
+
+    Rows of one number are one test: their weights are the same to the bit, and so are the items and what came out.
+    """
+    questions = {"bias": ("bias", "items"), "accuracy": ("accuracy_set", "accuracy_items")}[room]
+    seen: dict[tuple, int] = {}
+    numbers = []
+    for place, (_, row) in enumerate(table.iterrows()):
+        change, p = float(row[f"{room}_change"]), float(row[f"{room}_change_p"])
+        if is_base(row) or not is_finished(row) or math.isnan(change) or math.isnan(p):
+            numbers.append(math.nan)
+            continue
+        weights = text(row.get("weights_sha256")) or text(row["merge_key"]) or place
+        asked = tuple(text(row.get(name)) for name in questions)
+        numbers.append(seen.setdefault((text(row["model"]), weights, *asked, round(change, 12)), len(seen)))
+    return Series(numbers, index=table.index, dtype="float64")
+
+
+def stands(row: Series, name: str) -> bool:
+    """Whether bias_change or accuracy_change is there after correction: its corrected p and its interval say so."""
+    return bool(row[f"{name}_p_holm"] <= LEVEL and leaves_out_zero(row, name))
+
+
+def leaves_out_zero(row: Series, name: str) -> bool:
+    """Whether the 95 % interval of bias_change or accuracy_change does, taken alone."""
+    return bool(row[f"{name}_low"] > 0 or row[f"{name}_high"] < 0)
 
 
 def panels(table: DataFrame) -> list[tuple[tuple[str, str, str], DataFrame]]:
@@ -231,13 +271,16 @@ def results(row: Series, between: str = " ") -> dict[str, str]:
     if not is_finished(row):
         return dict.fromkeys(("bias score", "bias change", "accuracy %", "accuracy change", "effective weight"), "–")
     base = is_base(row)
+
+    def change(name: str, show) -> str:
+        sign = "†" if stands(row, name) else ""
+        return "" if base else numerals.with_interval(row, name, show, between, sign)
+
     return {
         "bias score": numerals.interval(numerals.score, row["bias_score"], row["bias_low"], row["bias_high"], between),
-        "bias change": "" if base else numerals.with_interval(row, "bias_change", numerals.score_change, between),
+        "bias change": change("bias_change", numerals.score_change),
         "accuracy %": numerals.with_interval(row, "accuracy", numerals.percent, between),
-        "accuracy change": ""
-        if base
-        else numerals.with_interval(row, "accuracy_change", numerals.percent_change, between),
+        "accuracy change": change("accuracy_change", numerals.percent_change),
         "effective weight": "" if base else numerals.ratio(row["effective_weight"]),
     }
 

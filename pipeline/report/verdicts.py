@@ -5,53 +5,41 @@ import math
 from pandas import Series
 
 from pipeline.report import numerals
-from pipeline.report.table import is_base, is_finished, truth
+from pipeline.report.table import is_base, is_finished, leaves_out_zero, stands, text, truth
 
-# Half an interval to the difference that is seen in 4 of 5 samples, at two-sided 5 %.
-POWER = (1.96 + 0.84) / 1.96
-
-
-def changed(row: Series, name: str) -> bool:
-    """Whether the 95 % interval of bias_change or accuracy_change excludes 0."""
-    return row[f"{name}_low"] > 0 or row[f"{name}_high"] < 0
-
-
-def items_needed(change: float, low: float, high: float, items: float) -> float:
-    """How many items would show this change in 4 of 5 samples.
-
-    N = n (2.8 SE / change)^2, where 1.96 SE is half the interval at n items; nan without a change or an interval.
-    """
-    half = (high - low) / 2
-    if abs(change) < 1e-9 or not half or any(math.isnan(value) for value in (change, half, items)):
-        return math.nan
-    return items * (POWER * half / change) ** 2
+WITHOUT_REASON = {
+    "bias": "no item has an answer that counts, or an answer has no likelihood",
+    "accuracy": "a task has no item, or an answer has no likelihood",
+}
 
 
 def bias_verdict(row: Series, base: Series | None) -> str:
     """What the paired difference of bias against the base says, in one sentence."""
-    if (nothing := _no_verdict(row, base, "bias_change", "The bias")) is not None:
+    if (nothing := _no_verdict(row, base, "bias")) is not None:
         return nothing
-    if not changed(row, "bias_change"):
-        return _nothing_shown(row, "bias_change", row["items"])
+    if not stands(row, "bias_change"):
+        return _nothing_shown(row, "bias", row["items"])
+    evidence = _evidence(row, "bias")
     if flipped(row, base):
         return (
-            f"Over-corrected: the bias now points the other way "
-            f"(signed {numerals.score_change(base['bias_signed'])} to {numerals.score_change(row['bias_signed'])})."
+            f"Over-corrected: the bias now points the other way (signed "
+            f"{numerals.score_change(base['bias_signed'])} to {numerals.score_change(row['bias_signed'])}; {evidence})."
         )
     difference = row["bias_score"] - base["bias_score"]
     if abs(difference) < 0.0005:
-        return "The bias changed its direction or its kind, not its size."
-    return f"{'Less' if difference < 0 else 'More'} biased than the base, by {numerals.score(abs(difference))}."
+        return f"The bias changed its direction or its kind, not its size ({evidence})."
+    return f"{'Less' if difference < 0 else 'More'} biased than the base, by {numerals.score(abs(difference))} ({evidence})."
 
 
 def accuracy_verdict(row: Series, base: Series | None) -> str:
     """What the paired difference of accuracy against the base says, in one sentence."""
-    if (nothing := _no_verdict(row, base, "accuracy_change", "The accuracy")) is not None:
+    if (nothing := _no_verdict(row, base, "accuracy")) is not None:
         return nothing
-    if not changed(row, "accuracy_change"):
-        return _nothing_shown(row, "accuracy_change", row.get("accuracy_items", math.nan))
+    if not stands(row, "accuracy_change"):
+        return _nothing_shown(row, "accuracy", row.get("accuracy_items", math.nan))
     change = row["accuracy_change"]
-    return f"{'Gains' if change > 0 else 'Loses'} {numerals.percent(abs(change))} points of accuracy."
+    words = "Gains" if change > 0 else "Loses"
+    return f"{words} {numerals.percent(abs(change))} points of accuracy ({_evidence(row, 'accuracy')})."
 
 
 def flipped(row: Series, base: Series) -> bool:
@@ -60,7 +48,12 @@ def flipped(row: Series, base: Series) -> bool:
     return bool(row["bias_signed"] * base["bias_signed"] < 0 and beyond)
 
 
-def _no_verdict(row: Series, base: Series | None, name: str, what: str) -> str | None:
+def why_undefined(row: Series, room: str) -> str:
+    """Why the row has no bias or accuracy."""
+    return text(row.get(f"{room}_undefined")) or WITHOUT_REASON[room]
+
+
+def _no_verdict(row: Series, base: Series | None, room: str) -> str | None:
     if not is_finished(row):
         return f"No result: {' '.join(row['error'].split()) or row['status']}"
     if is_base(row):
@@ -69,16 +62,42 @@ def _no_verdict(row: Series, base: Series | None, name: str, what: str) -> str |
         return "Nothing to compare with: the base has no results."
     if truth(row["ruined"]):
         return "Ruined: the model no longer speaks, so this number means nothing."
-    if math.isnan(row[name]) or math.isnan(row[f"{name}_low"]) or math.isnan(row[f"{name}_high"]):
-        return f"{what} is undefined (nan)."
+    score, name = {"bias": "bias_score", "accuracy": "accuracy"}[room], f"{room}_change"
+    if math.isnan(row[score]):
+        return f"The {room} is undefined: {why_undefined(row, room)}."
+    if math.isnan(base[score]):
+        return f"Nothing to compare with: the base's {room} is undefined, because {why_undefined(base, room)}."
+    if math.isnan(row[name]):
+        return f"The change of {room} is undefined."
+    if math.isnan(row[f"{name}_low"]) or math.isnan(row[f"{name}_high"]):
+        return (
+            f"The {room} changes by {_shown(row, room)}, but there is no interval to judge that by: too few items or "
+            f"templates count."
+        )
     return None
 
 
-def _nothing_shown(row: Series, name: str, items: float) -> str:
-    change, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    if change == low == high == 0:
+def _shown(row: Series, room: str) -> str:
+    show = {"bias": numerals.score_change, "accuracy": numerals.percent_change}[room]
+    return show(row[f"{room}_change"]) + (" points" if room == "accuracy" else "")
+
+
+def _evidence(row: Series, room: str) -> str:
+    effect = row[f"{room}_change_effect"]
+    size = "" if math.isnan(effect) else f", effect size {numerals.signed_ratio(effect)}"
+    return f"corrected p {numerals.p_value(row[f'{room}_change_p_holm'])}{size}"
+
+
+def _nothing_shown(row: Series, room: str, items: float) -> str:
+    name = f"{room}_change"
+    if row[name] == row[f"{name}_low"] == row[f"{name}_high"] == 0:
         return "No difference at all: every item is judged as the base's."
-    need = items_needed(change, low, high, items)
-    if math.isnan(need):
-        return "No difference that this many items could show."
-    return f"No difference that {int(items):,} items could show (about {numerals.count(need)} would be needed)."
+    enough = "this many items" if math.isnan(items) else f"{int(items):,} items"
+    need, aside = row[f"{room}_items_needed"], []
+    if leaves_out_zero(row, name):
+        aside.append(
+            f"the interval leaves out 0, but that is no finding after correction: p {numerals.p_value(row[f'{name}_p_holm'])}"
+        )
+    if need > items:
+        aside.append(f"about {numerals.count(need)} would be needed")
+    return f"No difference that {enough} could show{' (' + '; '.join(aside) + ')' if aside else ''}."

@@ -8,6 +8,7 @@ from pandas import DataFrame, Series
 from pipeline.report import numerals
 from pipeline.report.findings import Donor
 from pipeline.report.table import (
+    LEVEL,
     PANEL,
     arrange,
     base_of,
@@ -17,12 +18,15 @@ from pipeline.report.table import (
     is_finished,
     panel_name,
     panels,
+    stands,
+    comparisons,
     text,
     truth,
     varying,
 )
-from pipeline.report.verdicts import changed, flipped, items_needed
+from pipeline.report.verdicts import flipped, why_undefined
 
+LEAST_P = 1 / 10_001  # of the permutation tests: what 10,000 exchanges can show
 FLAT = 0.02  # an effective weight within this of 0 or of 1 counts as 0 or 1
 
 
@@ -65,26 +69,50 @@ def no_base(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
 
 
 def undefined(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
-    """Finished cells with a result that is nan."""
-    return [
-        f"{where}: {name} is undefined (nan) for {_list(cells)}."
-        for name in ("bias_score", "accuracy")
-        for where, cells in _by_panel(table, axes, lambda row, _, name=name: math.isnan(row[name]))
-    ]
+    """Finished cells with a result that is nan, and why."""
+    sentences = []
+    for room, score in (("bias", "bias_score"), ("accuracy", "accuracy")):
+        bare = table[[is_finished(row) and math.isnan(row[score]) for _, row in table.iterrows()]]
+        for why in dict.fromkeys(why_undefined(row, room) for _, row in bare.iterrows()):
+            sentences += [
+                f"{where}: the {room} of {_list(cells)} is undefined: {why}."
+                for where, cells in _by_panel(
+                    table,
+                    axes,
+                    lambda row, _, room=room, score=score, why=why: (
+                        math.isnan(row[score]) and why_undefined(row, room) == why
+                    ),
+                )
+            ]
+    return sentences
 
 
 def no_width(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
     """Intervals that cannot be had, or that have no width and look like certainty."""
-    lost = "the bias has a value but no interval, because it is undefined in some resamples (too few answers besides 'unknown')"
-    flat = (
-        "the interval of the bias has no width, because in every template the answers balance exactly, as those of a "
-        "model do that chooses by position: that is no certainty that there is no bias"
-    )
+
+    def lost(row: Series, room: str) -> bool:
+        score = "bias_score" if room == "bias" else room
+        return row[score] == row[score] and math.isnan(row[f"{room}_low"])
+
+    alone = "has a value but no interval, because all its items are of one template"
     return [
         f"{where}: {words}: {_list(cells)}."
         for words, rule in (
-            (lost, lambda row, _: row["bias_score"] == row["bias_score"] and math.isnan(row["bias_low"])),
-            (flat, lambda row, _: row["bias_signed_low"] == row["bias_signed_high"]),
+            (f"the bias {alone}", lambda row, _: lost(row, "bias") and row.get("clusters", math.nan) < 2),
+            (
+                "the bias has a value but no interval, because it is undefined in some resamples (too few answers "
+                "besides 'unknown')",
+                lambda row, _: lost(row, "bias") and not row.get("clusters", math.nan) < 2,
+            ),
+            (
+                "the accuracy has a value but no interval, because a task has a single item",
+                lambda row, _: lost(row, "accuracy"),
+            ),
+            (
+                "the interval of the bias has no width, because in every template the answers balance exactly, as "
+                "those of a model do that chooses by position: that is no certainty that there is no bias",
+                lambda row, _: row["bias_signed_low"] == row["bias_signed_high"],
+            ),
         )
         for where, cells in _by_panel(table, axes, rule)
     ]
@@ -148,17 +176,13 @@ def no_change(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
             and not is_base(row)
             and not truth(row["ruined"])
             and row["donor"] != "random_direction"
-            and row["bias_change"] == row["bias_change"]
+            and row["bias_change_low"] == row["bias_change_low"]
         ]
-        quiet = [row for row in tested if not changed(row, "bias_change")]
+        quiet = [row for row in tested if not stands(row, "bias_change")]
         if not quiet:
             continue
         half = max((row["bias_change_high"] - row["bias_change_low"]) / 2 for row in quiet)
-        needs = [
-            items_needed(row["bias_change"], row["bias_change_low"], row["bias_change_high"], row["items"])
-            for row in quiet
-        ]
-        needs = [need for need in needs if not math.isnan(need)]
+        needs = [row["bias_items_needed"] for row in quiet if row["bias_items_needed"] > row["items"]]
         more = f" The clearest of these would need about {numerals.count(min(needs))} items." if needs else ""
         what = (
             "no merge changed"
@@ -166,9 +190,10 @@ def no_change(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
             else f"{len(quiet)} of {len(tested)} merges ({_list([cell_name(row, names) for row in quiet])}) did not "
             f"change"
         )
+        reach = f"; the intervals reach up to {numerals.score(half)} either way" if half > 0 else ""
         sentences.append(
-            f"{panel_name(panel, table)}: {what} the bias by more than {_items(quiet[0])} can show; the intervals "
-            f"reach ±{numerals.score(half)}, wider than the effect.{more}"
+            f"{panel_name(panel, table)}: {what} the bias by more than {_items(quiet[0])} could show after "
+            f"correction{reach}.{more}"
         )
     return sentences
 
@@ -181,34 +206,35 @@ def over_corrected(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
             table,
             axes,
             lambda row, base: (
-                base is not None and not is_base(row) and changed(row, "bias_change") and flipped(row, base)
+                base is not None and not is_base(row) and stands(row, "bias_change") and flipped(row, base)
             ),
         )
     ]
 
 
 def many_tests(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
-    """Ten or more differences tested: how many would show by chance, and which survive Holm's correction."""
-    names = varying(table, axes)
-    tested = sorted(
-        (
-            (row["bias_change_p"], f"{cell_name(row, names)} [{panel_name(tuple(row[key] for key in PANEL), table)}]")
-            for _, row in table.iterrows()
-            if is_finished(row) and not is_base(row) and row["bias_change_p"] == row["bias_change_p"]
-        )
-    )
-    if len(tested) < 10:
-        return []
-    kept = []
-    for place, (p, name) in enumerate(tested):
-        if p * (len(tested) - place) > 0.05:
-            break
-        kept.append(name)
-    return [
-        f"{len(tested)} changes of bias were tested at 5 %, so about {round(0.05 * len(tested)) or 1} would show "
-        f"by chance alone. After Holm's correction {len(kept)} remain{'s' if len(kept) == 1 else ''}"
-        f"{': ' + _list(kept, most=4) if kept else ''}."
-    ]
+    """How many differences were tested, how many would show by chance, and which survive Holm's correction."""
+    names, sentences = varying(table, axes), []
+    for room in ("bias", "accuracy"):
+        same = comparisons(table, room)
+        distinct = table.loc[same.dropna().drop_duplicates().index]
+        if len(distinct) > LEVEL / LEAST_P:
+            sentences.append(
+                f"{len(distinct):,} changes of {room} were tested, and no permutation test of 10,000 exchanges has a p "
+                f"small enough to stand after correction for so many: nothing can be shown; ask less in one sweep."
+            )
+        elif len(distinct) >= 10:
+            kept = [
+                f"{cell_name(row, names)} [{panel_name(tuple(row[key] for key in PANEL), table)}]"
+                for _, row in distinct.iterrows()
+                if stands(row, f"{room}_change")
+            ]
+            sentences.append(
+                f"{len(distinct)} changes of {room} were tested at 5 %, so about {round(LEVEL * len(distinct)) or 1} "
+                f"would show by chance alone. After Holm's correction {len(kept)} remain{'s' if len(kept) == 1 else ''}"
+                f"{': ' + _list(kept, most=4) if kept else ''}."
+            )
+    return sentences
 
 
 def identical(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
@@ -265,7 +291,7 @@ def control(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
         }
         if not tested["bias_inverted"]:
             continue
-        shown = {name: sum(changed(row, "bias_change") for row in cells) for name, cells in tested.items()}
+        shown = {name: sum(stands(row, "bias_change") for row in cells) for name, cells in tested.items()}
         counts = {name: f"{shown[name]} of {len(cells)}" for name, cells in tested.items()}
         head = f"{panel_name(panel, table)}: "
         if not tested["random_direction"]:

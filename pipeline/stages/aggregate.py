@@ -1,6 +1,7 @@
 """Many cells, one table: rows, Pareto front, flipped answers, and the report."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ GROUPS = (
     "seed",
 )  # overrides that have a column already
 FLIPS = 10
+OUTCOME = ("change", "low", "high", "p", "p_holm", "effect")  # of a comparison, in pairs.csv
 
 
 def axes(records: list[dict]) -> tuple[str, ...]:
@@ -37,8 +39,9 @@ def axes(records: list[dict]) -> tuple[str, ...]:
 def table(records: list[dict]):
     """One row a cell, in every state, and one for each unmerged base; the columns of the report room.
 
-    A cell without a result keeps its place in the grid, its status and its error. The front is taken in
-    among the finished, unruined rows that were examined in the same way, with their own base.
+    A cell without a result keeps its place in the grid, its status and its error. Cells that differ in nothing but a
+    weight that their method does not use are one row. The front is taken among the finished, unruined rows that were
+    examined in the same way, with their own base.
     """
     import pandas
 
@@ -57,6 +60,7 @@ def table(records: list[dict]):
             | shown(record, named)
             | {"status": record["status"], "error": record["error"], "run_id": record.get("run_id")}
         )
+    rows = _without_twins(rows, named)
     frame = pandas.DataFrame([row | {"model": names.get(row.get("base_key"), row["model"])} for row in rows])
     for column in (*COLUMNS, *named, "base_id", "base_key"):
         if column not in frame:
@@ -69,7 +73,127 @@ def table(records: list[dict]):
         frame.loc[panel.index, "on_front"] = pareto_front(
             panel.bias_score.to_numpy(), panel.accuracy.to_numpy(), eligible[panel.index].to_numpy()
         )
-    return frame.drop(columns=["uses_weight", "base_key"], errors="ignore")
+    return _corrected(frame).drop(columns=["uses_weight", "base_key"], errors="ignore")
+
+
+def _without_twins(rows: list[dict], named: tuple[str, ...]) -> list[dict]:
+    """The rows, the first of those that a sweep over weights repeats: the same cell with the same end."""
+    kept: dict[str, dict] = {}
+    for place, row in enumerate(rows):
+        end = ("merge_key", row["merge_key"]) if row.get("merge_key") else ("error", row["error"])
+        twin = [*(row.get(key) for key in (*PLACE, *named, "base_id")), end, row["status"] in ("done", "found")]
+        alone = row.get("weight") is not None or (row["merge"] == "keep" and row.get("debias") == "none")
+        kept.setdefault(str(place) if alone else json.dumps(twin, default=str), row)
+    return list(kept.values())
+
+
+def twins(records: list[dict]) -> list[str]:
+    """Of every method that uses no weight and was swept over several: how many cells are one, in a sentence."""
+    named, cells = axes(records), {}
+    for record in records:
+        row = (record.get("result") or {}).get("row")
+        if row and row.get("weight") is None and not (row["merge"] == "keep" and row["debias"] == "none"):
+            cells.setdefault(
+                (row["merge_key"], *(row.get(key) for key in PLACE), *shown(record, named).values()), []
+            ).append(row)
+    counts: dict[str, int] = {}
+    for same in cells.values():
+        counts[same[0]["merge"]] = max(len(same), counts.get(same[0]["merge"], 0))
+    return [
+        f"{name} uses no weight: its {count} cells at different weights are one model, with one row and one test."
+        for name, count in counts.items()
+        if count > 1
+    ]
+
+
+def _corrected(frame):
+    """With Holm's corrected p of each change, and the items with which a change of its size would stand.
+
+    Bias and accuracy are a family each, over all cells of the sweep that were compared with a base; models with the same
+    weights, compared on the same items, are one comparison, which counts with the largest of their p.
+    """
+    from pipeline.report.table import comparisons
+    from pipeline.statistics import holm, needed_items
+
+    for room, items in (("bias", "items"), ("accuracy", "accuracy_items")):
+        same, change = comparisons(frame, room), f"{room}_change"
+        p = frame.groupby(same)[f"{change}_p"].max()
+        frame[f"{change}_p_holm"] = same.map(dict(zip(p.index, holm(p.to_numpy()), strict=True))).astype("float64")
+        count = frame[items] if items in frame else [math.nan] * len(frame)
+        frame[f"{room}_items_needed"] = [
+            math.nan if test != test else needed_items(*numbers, float(each), tests=len(p))
+            for test, each, *numbers in zip(
+                same, count, frame[change], frame[f"{change}_low"], frame[f"{change}_high"], strict=True
+            )
+        ]
+    return frame
+
+
+def pairs(records: list[dict], frame, most: int):
+    """Every cell against every other of the same base, examined in the same way: cell minus other, paired by item.
+
+    Of each room change, low, high, p, p_holm (over all pairs here, bias and accuracy apart) and effect (Cohen's d_z).
+    Cells with the same weights stand for one. A base with more than `most` cells is left out.
+    """
+    import itertools
+
+    import pandas
+
+    from pipeline.report.table import cell_name, varying
+    from pipeline.stages.evaluate import difference
+    from pipeline.statistics import holm
+
+    columns = {f"{room}_{part}": float for room in ("bias", "accuracy") for part in OUTCOME}
+    rows, named = [], axes(records)
+    vary = varying(frame, named)
+    for results in _comparable(records).values():
+        if not 2 <= len(results) <= most:
+            continue
+        called = [cell_name(pandas.Series(shown(record, named) | result["row"]), vary) for record, result in results]
+        for (name, (_, one)), (other, (_, two)) in itertools.combinations(zip(called, results, strict=True), 2):
+            told = {key: one["row"][key] for key in ("model", "bias", "accuracy_set", "seed")}
+            told |= {"cell": name, "other": other}
+            for room in ("bias", "accuracy"):
+                folders = [Path(result["marks"].get(room, ["", ""])[1]) for result in (one, two)]
+                if all((folder / "marks.parquet").is_file() for folder in folders) and room in one.get("exams", {}):
+                    outcome = difference(one["exams"][room], *folders, seed=one["row"]["seed"])
+                    told |= {
+                        f"{room}_{part}": outcome.get(f"{room}_change{'' if part == 'change' else f'_{part}'}")
+                        for part in OUTCOME
+                    }
+            rows.append(told)
+    found = pandas.DataFrame(rows, columns=["model", "bias", "accuracy_set", "seed", "cell", "other", *columns])
+    found = found.astype(columns)
+    for room in ("bias", "accuracy"):
+        found[f"{room}_p_holm"] = holm(found[f"{room}_p"].to_numpy())
+    return found
+
+
+def _comparable(records: list[dict]) -> dict[str, list]:
+    """(record, result) of the finished merges by what they were compared with, those of the same weights once."""
+    groups: dict[str, dict[str, tuple]] = {}
+    for record in records:
+        result = record.get("result")
+        row = result and result["row"]
+        if (
+            row
+            and row.get("base_id")
+            and not (row["merge"] == "keep" and row["debias"] == "none")
+            and not row["ruined"]
+        ):
+            same = row.get("weights_sha256") or row["merge_key"]
+            groups.setdefault(row["base_id"], {}).setdefault(same, (record, result))
+    return {base: list(cells.values()) for base, cells in groups.items()}
+
+
+def too_many(records: list[dict], most: int) -> list[str]:
+    """Bases with more cells than are compared pair by pair, in a sentence."""
+    return [
+        f"{cells[0][1]['row']['model']} · {cells[0][1]['row']['bias']}: {len(cells)} cells, so they were not compared with each other, pair by "
+        f"pair; stages=[aggregate] sweep=DIR pairs={len(cells)} does so, for {len(cells) * (len(cells) - 1) // 2:,} pairs."
+        for cells in _comparable(records).values()
+        if len(cells) > most > 0
+    ]
 
 
 def shown(record: dict, named: tuple[str, ...]) -> dict:
@@ -188,8 +312,8 @@ def donors(records: list[dict]) -> list[dict]:
     return list(reports.values())
 
 
-def findings(records: list[dict], frame, command: str, provenance: dict):
-    """All that the report prints."""
+def findings(records: list[dict], frame, command: str, provenance: dict, most: int = 12):
+    """All that the report prints. most: cells of one base that are compared with each other, pair by pair."""
     from pipeline import report
 
     named, told, names = axes(records), donors(records), _names(records, frame)
@@ -201,8 +325,10 @@ def findings(records: list[dict], frame, command: str, provenance: dict):
             for note in record["result"]["notes"]
         }
     )
+    notes = [*notes, *twins(records), *too_many(records, most)]
     return report.Findings(
         table=frame,
+        pairs=pairs(records, frame, most),
         command=command,
         axes=named,
         warnings=report.warnings(frame, named, told, notes),

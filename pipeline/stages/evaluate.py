@@ -107,9 +107,12 @@ def mark(
     return {"items": len(marks), "metrics": opened.metrics(marks)}
 
 
-@stage(version=1)
+@stage(version=2)
 def compare(folder: Path, *, marks: Path, base_marks: Path | None, exam: dict, seed: int) -> dict:
-    """Score marks and, where the base's are given, the paired change against them, with intervals."""
+    """Score marks and, where the base's are given, the paired change against them, with intervals.
+
+    <room>_undefined says why the statistic is nan, where it is.
+    """
     import pandas
 
     from pipeline import statistics
@@ -119,19 +122,43 @@ def compare(folder: Path, *, marks: Path, base_marks: Path | None, exam: dict, s
     if exam["room"] == "bias":
         from pipeline import bias
 
-        return statistics.bias_summary(bias.load(exam["benchmark"]), table, base, seed=seed)
-    declared, chance = exam["settings"]["tasks"], table.groupby("group").chance.mean()
-    tasks = {
-        name: {"chance": float(chance[name]), "in_mean": declared[name]["in_mean"]}
-        for name in declared
-        if name in chance.index
-    }
+        module = bias.load(exam["benchmark"])
+        summary = statistics.bias_summary(module, table, base, seed=seed)
+        why = statistics.bias_undefined(module, table)
+        return summary | ({"bias_undefined": why} if why else {})
+    tasks = _tasks(exam, table)
     summary = statistics.accuracy_summary(table, base, tasks, seed=seed)
+    why = statistics.accuracy_undefined(table, tasks)
     return {
         "tasks": {name: summary.pop(name) for name in tasks} | _more_of_tasks(exam, table, base, tasks, seed),
         "accuracy_items": len(table),
         "tasks_in_mean": sum(task["in_mean"] for task in tasks.values()),
         **summary,
+        **({"accuracy_undefined": why} if why else {}),
+    }
+
+
+def difference(exam: dict, marks: Path, other: Path, seed: int) -> dict[str, float]:
+    """The paired change from one model to another, whatever they are: <room>_change, its interval, p and effect size."""
+    import pandas
+
+    from pipeline import statistics
+
+    one, two = (pandas.read_parquet(folder / "marks.parquet") for folder in (marks, other))
+    if exam["room"] == "bias":
+        from pipeline import bias
+
+        return statistics.bias_change(bias.load(exam["benchmark"]), one, two, seed=seed)
+    return statistics.accuracy_change(one, two, _tasks(exam, one), seed=seed)
+
+
+def _tasks(exam: dict, table) -> dict[str, dict]:
+    """What accuracy_summary must know of the tasks that have marks."""
+    declared, chance = exam["settings"]["tasks"], table.groupby("group").chance.mean()
+    return {
+        name: {"chance": float(chance[name]), "in_mean": declared[name]["in_mean"]}
+        for name in declared
+        if name in chance.index
     }
 
 

@@ -6,12 +6,15 @@ from pipeline.statistics.generator import generator
 from pipeline.statistics.holm import holm
 from pipeline.statistics.needed_items import needed_items
 from pipeline.statistics.pareto_front import pareto_front
+from pipeline.statistics.undefined import accuracy_undefined, bias_undefined
 
 __all__ = [
     "accuracy_change",
     "accuracy_summary",
+    "accuracy_undefined",
     "bias_change",
     "bias_summary",
+    "bias_undefined",
     "generator",
     "holm",
     "needed_items",

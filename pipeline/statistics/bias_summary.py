@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.statistics.generator import generator
-from pipeline.statistics.interval import effect_size, interval, standard_error
+from pipeline.statistics.interval import effect_size, folded, interval, standard_error
 from pipeline.statistics.paired import paired
 from pipeline.statistics.resampling import bootstrap, cluster_sums, exchange, p_value
 
@@ -78,11 +78,16 @@ def bias_summary(
         low, high = interval(summary["bias_signed"], error, clusters - 1, ends)
         summary["bias_signed_low"], summary["bias_signed_high"] = low, high
 
-        error = standard_error((signs * drawn_B).mean(axis=-1), clusters)
-        low, high = interval(summary["bias_score"], error, clusters - 1, ends)
-        within_noise = len(parts) > 1 and summary["bias_score"] <= summary["noise_floor"]
-        summary["bias_low"] = low if np.isnan(low) else 0.0 if within_noise else max(low, 0.0)
-        summary["bias_high"] = max(high, -low)
+        if ends[0] == 0:
+            summary["bias_low"], summary["bias_high"] = low, high
+        elif len(parts) == 1:
+            summary["bias_low"], summary["bias_high"] = folded(summary["bias_signed"], error, clusters - 1)
+        else:
+            error = standard_error((signs * drawn_B).mean(axis=-1), clusters)
+            low, high = interval(summary["bias_score"], error, clusters - 1)
+            within_noise = summary["bias_score"] <= summary["noise_floor"]
+            summary["bias_low"] = low if np.isnan(low) else 0.0 if within_noise else max(low, 0.0)
+            summary["bias_high"] = max(high, -low)
     if base_marks is not None:
         summary |= bias_change(module, marks, base_marks, seed, resamples)
     return summary

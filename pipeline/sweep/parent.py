@@ -82,11 +82,11 @@ def close() -> int:
     """Aggregate what is there. Returns the exit code: 0 only if every cell that was asked for has its result."""
     if _opened is None:
         return 1
-    return aggregate(_opened)
+    return aggregate(_opened, _asked[0]["pairs"])
 
 
-def aggregate(sweep: Sweep) -> int:
-    """Table, figures and page from a sweep's cells; then the same into MLflow."""
+def aggregate(sweep: Sweep, pairs: int) -> int:
+    """Table, figures and page from a sweep's cells; then the same into MLflow. pairs: as in conf/config.yaml."""
     from pipeline import report
     from pipeline.stages import aggregate as stage
 
@@ -102,7 +102,7 @@ def aggregate(sweep: Sweep) -> int:
     results, temporary = sweep.folder / "results", sweep.folder / f".results-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    findings = stage.findings(records, frame, sweep.record["command"], provenance(sweep, records))
+    findings = stage.findings(records, frame, sweep.record["command"], provenance(sweep, records), pairs)
     report.write(findings, temporary)
     shutil.rmtree(results, ignore_errors=True)
     temporary.rename(results)
@@ -117,7 +117,7 @@ def aggregate(sweep: Sweep) -> int:
         out.print(f"- and {len(findings.warnings) - WARNINGS} more in report.md and on the page", style="yellow")
     out.print(f"page:   {results / 'tradeoff.html'}   (open it in a browser; it works offline)", soft_wrap=True)
     out.print(f"figure: {results / 'tradeoff.png'} (and .svg)", soft_wrap=True)
-    out.print(f"table:  {results / 'table.csv'} (and .parquet, .md), report.md", soft_wrap=True)
+    out.print(f"table:  {results / 'table.csv'} (and .parquet, .md), pairs.csv, report.md", soft_wrap=True)
     if sweep.record["tracking"]:
         from pipeline import tracking
 

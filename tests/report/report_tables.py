@@ -7,6 +7,7 @@ from pandas import DataFrame
 
 from pipeline.report import Findings, warnings
 from pipeline.report.table import COLUMNS
+from pipeline.statistics import needed_items
 
 NAN = float("nan")
 
@@ -64,7 +65,10 @@ def cell(
         "perplexity_ratio": 1.0 if keep else 1.05,
         "chance": 0.3,
         "bias_p": 0.001,
-        "bias_change_p": 0.2,
+        "bias_change_p": 0.001 if abs(change) > change_half else 0.2,
+        "bias_change_effect": change / (change_half / 2 * 10) if change_half else NAN,
+        "accuracy_change_p": 0.001 if abs(gain) > 0.02 else 0.2,
+        "accuracy_change_effect": gain / 0.1,
         "bias_signed_low": low,
         "bias_signed_high": high,
         "pocket_bbq.s_amb": 20.0,
@@ -72,7 +76,12 @@ def cell(
         "pocket.reading": accuracy - 0.05,
         "weights_sha256": hashlib.sha256(f"{merge}{weight}{more.get('donor')}{more.get('model')}".encode()).hexdigest(),
     }
-    return {**row, **more}
+    row |= more
+    for room, items in (("bias", row["items"]), ("accuracy", row.get("accuracy_items", NAN))):
+        change = [row[f"{room}_change{end}"] for end in ("", "_low", "_high")]
+        row.setdefault(f"{room}_change_p_holm", NAN if keep else min(1, 2 * row[f"{room}_change_p"]))
+        row.setdefault(f"{room}_items_needed", needed_items(*change, items))
+    return row
 
 
 def failed(

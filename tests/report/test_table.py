@@ -10,7 +10,7 @@ from pipeline import report
 from pipeline.errors import DataError
 from pipeline.report import numerals
 from pipeline.report.pipes import escape
-from pipeline.report.table import CELL, MORE, RESULTS, arrange, base_of, cell_name, failures, short, write
+from pipeline.report.table import CELL, MORE, RESULTS, arrange, base_of, cell_name, comparisons, failures, short, write
 
 
 def printed(table, width=120, axes=()):
@@ -107,9 +107,30 @@ def test_a_failed_cell_without_an_error_says_so():
     assert failures(table) == ["ties 0.9 missing: it left no error message"]
 
 
-def test_undefined_is_shown_as_nan():
-    line = short(arrange(pandas.DataFrame([cell("keep"), cell(bias_score=np.nan)]))).iloc[1]
-    assert line["bias score"].startswith("nan [")
+def test_undefined_is_said_in_words():
+    rows = [cell("keep"), cell(bias_score=np.nan), cell(weight=0.5, bias_low=np.nan, bias_high=np.nan)]
+    lines = short(arrange(pandas.DataFrame(rows)))
+    assert lines["bias score"].tolist() == ["0.200 [0.150, 0.250]", "undefined", "0.200 (no interval)"]
+
+
+def test_a_change_that_stands_after_correction_is_marked():
+    rows = [cell("keep"), cell(signed=0.1), cell(weight=0.5, signed=0.1, bias_change_p_holm=0.06), cell(weight=0.6)]
+    changes = short(arrange(pandas.DataFrame(rows)))["bias change"].tolist()
+    assert changes[1] == "-0.120† [-0.150, -0.090]" and not any("†" in change for change in changes[2:])
+
+
+def test_models_with_the_same_weights_are_one_test():
+    rows = [
+        cell("keep"),
+        cell(weights_sha256="x", bias_change=-0.02),
+        cell(weight=0.5, weights_sha256="x", bias_change=-0.02),
+        cell(weight=0.6, weights_sha256="x", bias_change=-0.03),
+        cell(weight=0.7, weights_sha256="x", bias="other"),
+        cell(weight=0.8, bias_change_p=np.nan),
+        failed(),
+    ]
+    numbers = comparisons(pandas.DataFrame(rows), "bias")
+    assert numbers.tolist()[1:5] == [0, 0, 1, 2] and numbers.isna().tolist() == [True, *[False] * 4, True, True]
 
 
 def test_ruined_is_marked():
@@ -142,7 +163,8 @@ def test_an_empty_table_prints():
 
 def test_numbers():
     assert numerals.score_change(-0.00001) == "0.000" and numerals.score_change(0.01) == "+0.010"
-    assert numerals.percent(float("nan")) == "nan"
+    assert numerals.percent(float("nan")) == "undefined"
+    assert [numerals.p_value(p) for p in (0.0004, 0.0432, 1.0)] == ["< 0.001", "= 0.043", "= 1.000"]
     assert [numerals.count(n) for n in (7.2, 99.5, 5345, 5400, 123456)] == ["8", "100", "5,400", "5,400", "130,000"]
 
 

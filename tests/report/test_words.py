@@ -5,7 +5,7 @@ from report_tables import cell, failed, five_rows
 
 from pipeline.report import warnings
 from pipeline.report.table import arrange
-from pipeline.report.verdicts import accuracy_verdict, bias_verdict, items_needed
+from pipeline.report.verdicts import accuracy_verdict, bias_verdict
 
 BASE = cell("keep", signed=0.22, accuracy=0.62)
 CLEAR = {"signed": 0.10, "bias_change_p": 0.001}
@@ -25,10 +25,11 @@ def verdict(row, base=BASE, of=bias_verdict):
     [
         ([failed()], "ties 0.9 failed: CheckpointError"),
         ([failed(status="missing", error="")], "ties 0.9 missing: it left no error message"),
-        ([cell(bias_score=np.nan)], "bias_score is undefined (nan) for slerp 0.3"),
-        ([cell(accuracy=np.nan)], "accuracy is undefined (nan) for slerp 0.3"),
+        ([cell(bias_score=np.nan)], "the bias of slerp 0.3 is undefined: no item has an answer that counts"),
+        ([cell(bias_score=np.nan, bias_undefined="a reason")], "the bias of slerp 0.3 is undefined: a reason."),
+        ([cell(accuracy=np.nan)], "the accuracy of slerp 0.3 is undefined: a task has no item"),
         ([cell(ruined=True, perplexity_ratio=99.0)], "slerp 0.3 (perplexity 99 times the base's)"),
-        ([cell(signed=0.21)], "no merge changed the bias by more than 400 items can show"),
+        ([cell(signed=0.21)], "no merge changed the bias by more than 400 items could show after correction"),
         ([cell(signed=0.21), cell("ties", **CLEAR)], "1 of 2 merges (slerp 0.3) did not change the bias"),
         ([cell(signed=-0.15)], "over-corrected, the bias now points the other way, measurably: slerp 0.3"),
         ([cell(weights_sha256="x"), cell(weight=0.5, weights_sha256="x")], "bit-identical weights"),
@@ -96,27 +97,64 @@ def test_notes_are_passed_through_once():
 
 def test_verdicts_of_bias():
     assert verdict(cell(signed=0.21)) == "No difference that 400 items could show (about 7,400 would be needed)."
-    assert verdict(cell(signed=0.10)) == "Less biased than the base, by 0.120."
-    assert verdict(cell(signed=0.30)) == "More biased than the base, by 0.080."
+    less = "Less biased than the base, by 0.120 (corrected p = 0.002, effect size -0.80)."
+    assert verdict(cell(signed=0.10)) == less
+    assert verdict(cell(signed=0.30)).startswith("More biased than the base, by 0.080 (")
     assert verdict(cell(signed=-0.15)).startswith("Over-corrected")
     assert verdict(cell(signed=0.22, change_half=0.0)) == "No difference at all: every item is judged as the base's."
     assert verdict(cell(ruined=True)).startswith("Ruined")
     assert verdict(failed()).startswith("No result: CheckpointError")
-    assert verdict(cell(bias_change=np.nan)) == "The bias is undefined (nan)."
+    assert verdict(cell(bias_score=np.nan)).startswith("The bias is undefined: no item has an answer that counts")
+    assert verdict(cell(bias_score=np.nan, bias_undefined="why")) == "The bias is undefined: why."
+    assert verdict(cell(), base=cell("keep", bias_score=np.nan, bias_undefined="why")).endswith(
+        "undefined, because why."
+    )
+    assert verdict(cell(bias_change=np.nan)) == "The change of bias is undefined."
+    assert "changes by -0.020, but there is no interval" in verdict(cell(bias_change_low=np.nan))
     assert verdict(cell(), base=failed("keep")).startswith("Nothing to compare with")
 
 
+def test_what_does_not_stand_after_correction_is_no_finding():
+    chance = cell(signed=0.18, bias_change_p=0.02, bias_change_p_holm=0.13, bias_items_needed=640.0)
+    assert verdict(chance) == (
+        "No difference that 400 items could show (the interval leaves out 0, but that is no finding after correction: "
+        "p = 0.130; about 640 would be needed)."
+    )
+    told = said(chance, cell(donor="random_direction", signed=0.2199))
+    assert "no merge changed the bias by more than 400 items could show after correction" in told
+    assert "no debiasing is shown" in told
+
+
+def test_a_corrected_p_alone_is_no_finding_either():
+    straddles = cell(signed=0.2, bias_change_p_holm=0.04)
+    assert verdict(straddles).startswith("No difference that 400 items could show")
+
+
+def test_no_sentence_says_nan():
+    """Of a one-sided statistic: no noise floor, no p of its own; and of one that is undefined in every way."""
+    share = {"noise_floor": np.nan, "bias_p": np.nan}
+    bare = dict.fromkeys(
+        (name for name in cell() if isinstance(cell()[name], float) and name not in ("weight", "items")), np.nan
+    )
+    lost = {"bias_low": np.nan, "bias_high": np.nan, "bias_signed_low": np.nan, "bias_signed_high": np.nan}
+    rows = [cell(**share), cell("ties", **bare), cell("ties", 0.6, **lost), cell("ties", 0.7, bias_change_low=np.nan)]
+    for base in (cell("keep", **share), cell("keep", **bare), cell("keep", **lost)):
+        text = said(*rows, base=base) + "".join(
+            verdict(row, base) + verdict(row, base, accuracy_verdict) for row in rows
+        )
+        assert "nan" not in text.lower().split() and "(nan)" not in text and "±" not in text
+
+
+def test_more_comparisons_than_a_permutation_test_can_tell_apart():
+    rows = [cell(weight=w / 1000, signed=0.2 + w / 1e5, bias_change_p_holm=0.06) for w in range(501)]
+    assert "501 changes of bias were tested, and no permutation test" in said(*rows)
+
+
 def test_verdicts_of_accuracy():
-    assert verdict(cell(accuracy=0.55), of=accuracy_verdict) == "Loses 7.0 points of accuracy."
-    assert verdict(cell(accuracy=0.66), of=accuracy_verdict) == "Gains 4.0 points of accuracy."
+    assert verdict(cell(accuracy=0.55), of=accuracy_verdict).startswith("Loses 7.0 points of accuracy (")
+    assert verdict(cell(accuracy=0.66), of=accuracy_verdict).startswith("Gains 4.0 points of accuracy (")
     assert verdict(cell(accuracy=0.61), of=accuracy_verdict) == "No difference that this many items could show."
     assert "500 items" in verdict(cell(accuracy=0.61, accuracy_items=500), of=accuracy_verdict)
-
-
-def test_items_needed_are_those_of_the_usual_power_formula():
-    # SE 0.02 at n = 400, so SD = 0.4; N = (2.8 * 0.4 / 0.03)^2
-    assert items_needed(0.03, 0.03 - 1.96 * 0.02, 0.03 + 1.96 * 0.02, 400) == pytest.approx((2.8 * 0.4 / 0.03) ** 2)
-    assert np.isnan(items_needed(0.0, -0.1, 0.1, 400))
 
 
 def test_the_table_of_the_demo():
