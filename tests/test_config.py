@@ -14,6 +14,7 @@ GROUPS = ("model", "donor", "merge", "debias", "bias", "accuracy", "machine", "t
 NEEDED = {
     "checkpoints": ["donor.models=[path:somewhere]"],
     "task_vector": ["donor.trained=path:somewhere"],
+    "accuracy=lm_eval": ["accuracy.tasks=[piqa]"],
     "recipe": [f"merge.file={Path(__file__).parent / 'merging' / 'recipe.yml'}"],
 }
 
@@ -23,7 +24,12 @@ NEEDED = {
 )
 def test_every_choice_composes(group, choice, monkeypatch):
     monkeypatch.setattr("pipeline.sources.settled", lambda source, cache: source)  # the hub is not asked
-    (cell,), multirun = sweep.expand([f"{group}={choice}", *NEEDED.get(choice, [])], False)
+    monkeypatch.setattr(
+        "pipeline.accuracy.chosen._hub", lambda name, task: {"repository": task["dataset_path"], "revision": "0" * 40}
+    )
+    (cell,), multirun = sweep.expand(
+        [f"{group}={choice}", *NEEDED.get(f"{group}={choice}", NEEDED.get(choice, []))], False
+    )
     assert cell[group]["name"] == choice, "the file's name is the unit's name"
     assert not multirun
 

@@ -12,7 +12,6 @@ from pipeline.accuracy import harness_tasks, tally
 from pipeline.accuracy import settings as declared
 from pipeline.accuracy.settings import TaskSettings
 from pipeline.errors import ConfigError, DataError
-from pipeline.harness_requests import request
 from pipeline.requests import Request
 
 
@@ -25,6 +24,8 @@ class Exam:
 
     def requests(self) -> list[Request]:
         """Every request of every item, as lm-eval builds them, task after task."""
+        from pipeline.harness_requests import request
+
         return [request(instance) for _, task in self._tasks for instance in task.instances]
 
     def judge(self, answers: Sequence) -> pd.DataFrame:

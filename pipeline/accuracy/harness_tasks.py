@@ -42,7 +42,7 @@ def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limi
             examples = files[settings.fewshot_rows] if path and settings.fewshot_rows else None
             for each in (path, examples):
                 if each:
-                    rows.check(each)
+                    rows.check(each, settings.may_be_null)
             task = _load(definition, Path(scratch), settings, _overrides(path, examples, hub, scratch))
             _refuse_other_kinds(task, settings)
             if settings.perturb:

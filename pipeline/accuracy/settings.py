@@ -33,6 +33,7 @@ class TaskSettings:
     text: tuple[str, ...] = ()  # the columns that are perturbed
     clean: str | None = None  # the task that this is the perturbed one of
     runs_code: bool = False  # judged by running what the model wrote
+    may_be_null: tuple[str, ...] = ()  # columns of the rows that no prompt looks at
 
 
 def tasks(settings: dict) -> list[TaskSettings]:
@@ -57,10 +58,17 @@ def identity(settings: dict) -> dict:
     tasks(settings)
     return {
         "tasks": {task.name: settings["tasks"][task.name] for task in allowed(settings)},
+        "allow_code_execution": bool(settings.get("allow_code_execution")),
         "hub": settings.get("hub"),
         "draw": settings.get("draw", 0),
         "lm_eval": importlib.metadata.version("lm_eval"),
     }
+
+
+def left_out(settings: dict) -> list[str]:
+    """The tasks that are not asked, because nobody allowed code of a model to run."""
+    asked = {task.name for task in allowed(settings)}
+    return [task.name for task in tasks(settings) if task.name not in asked]
 
 
 def allowed(settings: dict) -> list[TaskSettings]:
@@ -113,4 +121,6 @@ def _task(where: str, name: str, keys: dict) -> TaskSettings:
     chance = keys["chance"]
     if chance is not None and not (isinstance(chance, (int, float)) and math.isfinite(chance) and 0 <= chance < 1):
         raise ConfigError(f"{where}: chance of {name} should be null or a share in [0, 1), found {chance!r}")
-    return TaskSettings(name=name, **{key: tuple(v) if key == "text" else v for key, v in keys.items()})
+    return TaskSettings(
+        name=name, **{key: tuple(v) if key in ("text", "may_be_null") else v for key, v in keys.items()}
+    )

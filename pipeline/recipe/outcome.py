@@ -61,8 +61,19 @@ def collect(cell: Cell) -> dict:
         base_row |= _scores(cell.of_base, cell.of_base, config)
         row |= _scores(cell.of_cell, cell.of_base, config)
     if evaluated:
+        from pipeline import accuracy
+
+        left_out = accuracy.left_out(config["accuracy"])
         notes = [
             *notes,
+            *(
+                [
+                    f"accuracy={config['accuracy']['name']}: {', '.join(left_out)} left out, because they run programs that "
+                    "the model writes; accuracy.allow_code_execution=true asks them too"
+                ]
+                if left_out
+                else []
+            ),
             *(
                 f"trained and judged on the same text ({key} and {room}, allow_leak=true): {text!r}"
                 for (key, room), text in leaked(cell).items()

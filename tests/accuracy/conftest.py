@@ -27,7 +27,7 @@ def declaration(name: str) -> dict:
 
 @pytest.fixture
 def answer():
-    return lambda requests: [hashed(*request) for request in requests]
+    return lambda requests: [hashed(*request[:2]) for request in requests]
 
 
 @pytest.fixture
