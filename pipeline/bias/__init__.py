@@ -23,13 +23,13 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from pipeline.bias.sample import sample
+from pipeline.bias.sample import records, sample
 from pipeline.errors import ConfigError
 
-__all__ = ["INTERFACE", "benchmarks", "load", "sample"]
+__all__ = ["INTERFACE", "benchmarks", "load", "records", "sample"]
 
 INTERFACE = ("items", "ask", "judge", "said", "COUNTS", "MIRROR", "components", "metrics")
-HELPERS = {"datafile", "generation", "hurtlex", "sample", "settings"}
+HELPERS = {"bbq_prompts", "bbq_rows", "datafile", "generation", "hurtlex", "sample", "settings"}
 
 
 def benchmarks() -> list[str]:

@@ -226,10 +226,12 @@ class _BiasExam:
         self.benchmark, self.files = bias.load(exam["benchmark"]), files
         everything = self.benchmark.items(files, **exam["settings"])
         self.items = bias.sample(everything, exam["limit"], exam["seed"])
+        self.rows = bias.records(self.items)
+        self._asked = functools.cache(self._ask)  # prompts are built once, whether to look for leaks, to ask or to judge
 
-    def _asked(self, family: str) -> list[list]:
+    def _ask(self, family: str) -> list[list]:
         ask = getattr(self.benchmark, "ask_masked", self.benchmark.ask) if family == "masked" else self.benchmark.ask
-        return [[request(each) for each in ask(item)] for item in self.items.to_dict("records")]
+        return [[request(each) for each in ask(row)] for row in self.rows]
 
     def requests(self, family: str) -> list:
         return [each for asked in self._asked(family) for each in asked]
