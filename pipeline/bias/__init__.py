@@ -29,12 +29,13 @@ from pipeline.errors import ConfigError
 __all__ = ["INTERFACE", "benchmarks", "load", "records", "sample"]
 
 INTERFACE = ("items", "ask", "judge", "said", "COUNTS", "MIRROR", "components", "metrics")
-HELPERS = {"bbq_prompts", "bbq_rows", "datafile", "generation", "hurtlex", "sample", "settings"}
+HELPERS = {"__main__", "bbq_prompts", "bbq_rows", "datafile", "generation", "hurtlex", "predictions", "sample", "settings", "tally"}
 
 
 def benchmarks() -> list[str]:
     """Names of the benchmarks in this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in HELPERS)
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in names if name not in HELPERS and not name.endswith("_predictions"))
 
 
 def load(name: str) -> ModuleType:

@@ -56,7 +56,7 @@ import pandas as pd
 from pipeline.bias import bbq_prompts, bbq_rows
 from pipeline.bias.bbq_rows import OPTIONS
 from pipeline.bias.sample import records
-from pipeline.errors import ConfigError
+from pipeline.bias.settings import check
 
 COUNTS = ("ambiguous", "ambiguous_biased", "ambiguous_counter", "disambiguated_biased", "disambiguated_counter")
 MIRROR = {
@@ -82,18 +82,19 @@ def items(
     option0 … 2, shown (how it is asked). Items whose target_loc is NA are left out: attrs["without_target"].
     Raises DataError for what does not fit, naming file and row; ConfigError for an unknown setting.
     """
-    _check(
+    check(
+        "bias",
         prompt=(prompt, bbq_prompts.PROMPTS),
         options=(options, (True, False)),
         answer=(answer, bbq_prompts.ANSWERS),
         order=(order, bbq_prompts.ORDERS),
         duplicates=(duplicates, ("once", "twice")),
     )
-    rows, without_target = bbq_rows.read(files, duplicates)
+    rows, without_target, listed_twice = bbq_rows.read(files, duplicates)
     # object: pandas' own strings are built and taken apart again at a second each
     table = pd.DataFrame(rows, dtype=object).astype({"label": int, "target": int, "unknown": int})
     table["shown"] = [bbq_prompts.presentation(name, prompt, options, answer, order) for name in table["id"]]
-    table.attrs["without_target"] = without_target
+    table.attrs |= {"without_target": without_target, "listed_twice": listed_twice, "duplicates": duplicates}
     table.attrs["variant"] = bbq_prompts.variant(prompt, options, answer, order)
     return table
 
@@ -109,7 +110,7 @@ def judge(items: pd.DataFrame, answers: list, *, normalise: str = "token") -> pd
     chosen: the position in the file, -1 in a tie, -2 where a log-likelihood is nan (then all shares of the item are
     nan). position0 … 2: how often what stood at A, B, C was chosen, over the orders.
     """
-    _check(normalise=(normalise, ("token", "byte", "sum")))
+    check("bias.judging", normalise=(normalise, ("token", "byte", "sum")))
     orders_NOP = np.array([shown.orders for shown in items["shown"]]).reshape(len(items), -1, len(OPTIONS))
     shape = orders_NOP.shape
     scores_NOP = np.array([[answer.loglikelihood for answer in item] for item in answers], dtype=float).reshape(shape)
@@ -218,10 +219,3 @@ def _scores(marks: pd.DataFrame, variant: str, suffix: str) -> dict[str, float]:
 
 def _percent(part: float, whole: float) -> float:
     return float(100 * part / whole) if whole else float("nan")
-
-
-def _check(**settings: tuple) -> None:
-    for name, (value, choices) in settings.items():
-        if value not in choices:
-            place = "bias.judging" if name == "normalise" else "bias"
-            raise ConfigError(f"{name} should be {' or '.join(map(str, choices))} and is '{value}': set {place}.{name}")

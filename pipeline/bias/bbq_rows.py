@@ -28,8 +28,8 @@ CONDITIONS = ("ambig", "disambig")
 HINT = "give the original file under data=DIR"
 
 
-def read(files: dict[str, Path], duplicates: str) -> tuple[list[dict], list[str]]:
-    """One row an item with a target, and the ids of those without; raises DataError naming file and row."""
+def read(files: dict[str, Path], duplicates: str) -> tuple[list[dict], list[str], list[str]]:
+    """One row an item with a target, and the ids of those without one and of those listed twice; raises DataError."""
     tables = [path for path in files.values() if path.suffix == ".csv"]
     if len(tables) != 1 or len(tables) == len(files):
         raise DataError(
@@ -37,7 +37,7 @@ def read(files: dict[str, Path], duplicates: str) -> tuple[list[dict], list[str]
             f"{', '.join(path.name for path in files.values()) or 'no file'}: set bias.files"
         )
     targets = _targets(tables[0])
-    rows, skipped, place_of = [], [], {}
+    rows, skipped, twice, place_of = [], [], [], {}
     for path in files.values():
         if path.suffix == ".csv":
             continue
@@ -58,8 +58,10 @@ def read(files: dict[str, Path], duplicates: str) -> tuple[list[dict], list[str]
                 raise DataError(f"{place} has 'unknown' where {tables[0].name} has target_loc {target}: {HINT}")
             row["target"], row["group"] = target, row.pop("category") + "_names" * names
             rows.append(row)
-            if duplicates == "twice":
-                rows.extend(row | {"id": f"{row['id']}#{time}"} for time in range(2, times + 1))
+            if times > 1:
+                twice.append(row["id"])
+                if duplicates == "twice":
+                    rows.extend(row | {"id": f"{row['id']}#{time}"} for time in range(2, times + 1))
     categories = {key[0] for key in place_of}
     for key in targets:
         if key[0] in categories and key not in place_of:
@@ -71,7 +73,7 @@ def read(files: dict[str, Path], duplicates: str) -> tuple[list[dict], list[str]
     _check_targets_turn(rows, tables[0])
     for row, unit in zip(rows, _units(rows), strict=True):
         row["unit"] = unit
-    return rows, skipped
+    return rows, skipped, twice
 
 
 def _targets(path: Path) -> dict[tuple[str, str, str], tuple[int | None, bool, int]]:
