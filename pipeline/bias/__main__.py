@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of conf/bias")
     command.add_argument("--column", action="append", help="of several columns of predictions, those to tally")
     command.add_argument("--partial", action="store_true", help="allow items without a prediction, and count them")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there too, undefined ones as null")
+    command.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all numbers there too, undefined ones as null"
+    )
     command.add_argument("--store", type=Path, default=Path("runs/store"), help="where downloads are kept")
     return parser
 
@@ -95,7 +97,9 @@ def _print(console: Console, benchmark: str, each: Tally) -> None:
         table.add_row(row, *(_shown(column, each.metrics.get(f"{column}{suffix}")) for column in columns))
     console.print(table)
     alone = [name for name in each.metrics if "/" not in name and name not in columns]
-    console.print("  ".join(f"{name} {_shown(name, each.metrics[name])}" for name in alone), soft_wrap=True, highlight=False)
+    console.print(
+        "  ".join(f"{name} {_shown(name, each.metrics[name])}" for name in alone), soft_wrap=True, highlight=False
+    )
     told = [f"{each.items} items", *(f"{number} left out: {reason}" for reason, number in each.left_out.items())]
     told += [f"{each.missing} without a prediction"] * bool(each.missing)
     console.print("; ".join(told), soft_wrap=True, highlight=False)

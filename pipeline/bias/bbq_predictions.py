@@ -85,10 +85,14 @@ class _Known:
         if key in self.without_target:
             return None
         if key not in self.rows:
-            raise DataError(f"{place} predicts {category}/{example}, which is no item of the set: check its files and ids")
+            raise DataError(
+                f"{place} predicts {category}/{example}, which is no item of the set: check its files and ids"
+            )
         index = self.rows[key]["cluster"].rpartition("/")[2]
         if question is not None and str(question) != index:
-            raise DataError(f"{place} gives {category}/{example} the question_index {question} and the set {index}: check it")
+            raise DataError(
+                f"{place} gives {category}/{example} the question_index {question} and the set {index}: check it"
+            )
         return key
 
 
@@ -155,7 +159,9 @@ def _column(known: _Known, rows: Rows, name: str) -> Predicted:
         differing += [group.lower() == "unknown" for group in groups] != [item["unknown"] == each for each in OPTIONS]
         text = row[name]
         if text is not None and not isinstance(text, str):
-            raise DataError(f"{place} should have an answer's text in {name} and has {text!r}: choose a --column of texts")
+            raise DataError(
+                f"{place} should have an answer's text in {name} and has {text!r}: choose a --column of texts"
+            )
         no_context = "qonly" in name and item["condition"] == "disambig"
         position = None if no_context or text is None else _matched(text, texts, names)
         if position is None:
@@ -171,7 +177,8 @@ def _own_answers(place: str, row: dict, item: dict) -> tuple[list[str], list[str
     """The answers of an authors' row, their names and groups; refused where they are not the item's."""
     try:
         texts = [str(row[f"ans{position}"]) for position in OPTIONS]
-        names, groups = zip(*([str(part) for part in row["answer_info"][f"ans{each}"][:2]] for each in OPTIONS))
+        named = [[str(part) for part in row["answer_info"][f"ans{position}"][:2]] for position in OPTIONS]
+        names, groups = zip(*named, strict=True)
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{place} should have ans0, ans1, ans2 and answer_info as BBQ's files have: mend it") from None
     expected = [item[f"option{position}"] for position in OPTIONS]

@@ -44,9 +44,7 @@ def read(files: dict[str, Path], duplicates: str) -> tuple[list[dict], list[str]
         for place, item in json_rows(path):
             key, row = _row(place, item)
             if key in place_of:
-                raise DataError(
-                    f"{place} has the category, question_index and example_id of {place_of[key]}: {HINT}"
-                )
+                raise DataError(f"{place} has the category, question_index and example_id of {place_of[key]}: {HINT}")
             place_of[key] = place
             if key not in targets:
                 raise DataError(f"{place} ({row['id']}) has no row in {tables[0].name}: {HINT}, both from one release")

@@ -24,10 +24,7 @@ def json_rows(path: Path, hint: str = HINT) -> Iterator[tuple[str, dict]]:
                 f"the file is cut short or altered, {hint}"
             ) from None
         if not isinstance(row, dict):
-            raise DataError(
-                f"{place} should be one JSON object and is a {type(row).__name__}: "
-                f"{hint}"
-            )
+            raise DataError(f"{place} should be one JSON object and is a {type(row).__name__}: {hint}")
         yield place, row
 
 
@@ -41,10 +38,7 @@ def json_document(path: Path, hint: str = HINT) -> dict:
             f"the file is cut short or altered, {hint}"
         ) from None
     if not isinstance(document, dict):
-        raise DataError(
-            f"{path.name} should be one JSON object and is a {type(document).__name__}: "
-            f"{hint}"
-        )
+        raise DataError(f"{path.name} should be one JSON object and is a {type(document).__name__}: {hint}")
     return document
 
 
@@ -94,8 +88,7 @@ def csv_rows(
             yield f"{path.name} row {number}", dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise DataError(
-            f"{path.name} line {reader.line_num} is not CSV ({error}): "
-            f"the file is cut short or altered, {hint}"
+            f"{path.name} line {reader.line_num} is not CSV ({error}): the file is cut short or altered, {hint}"
         ) from None
 
 
@@ -108,9 +101,7 @@ def _text(path: Path, hint: str = HINT) -> str:
             f"or data=null to download it"
         ) from None
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path.name} should be UTF-8 and is not at byte {error.start}: {hint}"
-        ) from None
+        raise DataError(f"{path.name} should be UTF-8 and is not at byte {error.start}: {hint}") from None
     if not text.strip():
         raise DataError(f"{path.name} is empty: {hint}")
     return text

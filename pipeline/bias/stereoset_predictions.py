@@ -43,9 +43,7 @@ def read(items: pd.DataFrame, rows: Rows, columns: list[str] | None) -> list[Pre
         if len(given) < len(OPTIONS):
             missing = ", ".join(option for option in OPTIONS if option not in given)
             raise DataError(f"the item {item} should have three scores and lacks that of {missing}: add it")
-    return [
-        Predicted("", {item: [scored(given[option]) for option in OPTIONS] for item, given in scores.items()}, {})
-    ]
+    return [Predicted("", {item: [scored(given[option]) for option in OPTIONS] for item, given in scores.items()}, {})]
 
 
 def _entries(rows: Rows):

@@ -44,7 +44,9 @@ def tally(
     asking, judging = _known(module.items, "files"), _known(module.judge, "items", "answers", "files", "family")
     for key in chosen:
         if key not in asking | judging:
-            raise ConfigError(f"--set should name one of {', '.join(sorted(asking | judging))} and names {key}: change it")
+            raise ConfigError(
+                f"--set should name one of {', '.join(sorted(asking | judging))} and names {key}: change it"
+            )
     wanted = settings | wishes | chosen
     items = module.items(files, **{key: value for key, value in wanted.items() if key in asking})
     if reader is None and columns:
@@ -72,9 +74,7 @@ def _judged(module: ModuleType, items: pd.DataFrame, predicted: Predicted, judgi
         raise DataError(f"at least one item should have a prediction{of} that counts and none has: check the file")
     some = items[has].reset_index(drop=True)
     marks = module.judge(some, [predicted.answers[name] for name in some["id"]], **judging)
-    return Tally(
-        predicted.name, module.metrics(marks), len(some), missing, predicted.left_out, predicted.notes
-    )
+    return Tally(predicted.name, module.metrics(marks), len(some), missing, predicted.left_out, predicted.notes)
 
 
 def _known(function, *leave_out: str) -> set[str]:
