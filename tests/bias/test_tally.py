@@ -79,9 +79,9 @@ def r_script(rows, metadata, column):
         if label is None or ("qonly" in column and row["context_condition"] == "disambig"):
             continue
         for meta in metadata:
-            if all(str(meta[key]) == str(row[key]) for key in ("category", "question_index", "example_id")):
-                if meta["target_loc"] != "NA":
-                    long.append((row, label, int(meta["target_loc"]), meta["label_type"]))
+            same = all(str(meta[key]) == str(row[key]) for key in ("category", "question_index", "example_id"))
+            if same and meta["target_loc"] != "NA":
+                long.append((row, label, int(meta["target_loc"]), meta["label_type"]))
     groups = {}
     for row, label, target, kind in long:
         category = row["category"] + ("_names" if kind == "name" else "")
