@@ -29,7 +29,18 @@ from pipeline.errors import ConfigError
 __all__ = ["INTERFACE", "benchmarks", "load", "records", "sample"]
 
 INTERFACE = ("items", "ask", "judge", "said", "COUNTS", "MIRROR", "components", "metrics")
-HELPERS = {"__main__", "bbq_prompts", "bbq_rows", "datafile", "generation", "hurtlex", "predictions", "sample", "settings", "tally"}
+HELPERS = {
+    "__main__",
+    "bbq_prompts",
+    "bbq_rows",
+    "datafile",
+    "generation",
+    "hurtlex",
+    "predictions",
+    "sample",
+    "settings",
+    "tally",
+}
 
 
 def benchmarks() -> list[str]:

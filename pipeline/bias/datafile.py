@@ -50,8 +50,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def csv_rows(
-<<<<<<< HEAD
-    path: Path, columns: tuple[str, ...], separator: str = ",", quoted: bool = True
+    path: Path, columns: tuple[str, ...], separator: str = ",", quoted: bool = True, hint: str = HINT
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """(place, row) for every record of a CSV file that has at least `columns`. Raises DataError otherwise.
 
@@ -59,18 +58,11 @@ def csv_rows(
     """
     # strict: an unclosed quotation at the end of a file that was cut short is otherwise taken for a last field
     reader = csv.reader(
-        io.StringIO(_text(path), newline=""),
+        io.StringIO(_text(path, hint), newline=""),
         strict=True,
         delimiter=separator,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
     )
-=======
-    path: Path, columns: tuple[str, ...], separator: str = ",", hint: str = HINT
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, row) for every record of a CSV file that has at least `columns`. Raises DataError otherwise."""
-    # strict: an unclosed quotation at the end of a file that was cut short is otherwise taken for a last field
-    reader = csv.reader(io.StringIO(_text(path, hint), newline=""), strict=True, delimiter=separator)
->>>>>>> 63d57ec (python -m pipeline.bias tally: published metrics from a file of predictions, the authors' own files too)
     try:
         header = next(reader, [])
         missing = [column for column in columns if column not in header]

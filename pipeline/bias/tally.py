@@ -11,6 +11,9 @@ from pipeline.bias import predictions
 from pipeline.bias.predictions import Predicted, Rows
 from pipeline.errors import ConfigError, DataError
 
+GIVEN = ("files", "family", "scores")  # what a judge is given besides its settings
+CLASSIFIERS = ("toxicity", "regard")  # settings of a judge that name a model
+
 
 class Tally(NamedTuple):
     """One model's metrics, and what they leave out."""
@@ -41,18 +44,22 @@ def tally(
     name = module.__name__.rpartition(".")[2]
     reader = predictions.reader(name)
     wishes = reader.defaults(rows) if hasattr(reader, "defaults") else {}
-    asking, judging = _known(module.items, "files"), _known(module.judge, "items", "answers", "files", "family")
+    asking, judging = _known(module.items, "files"), _known(module.judge, "items", "answers", *GIVEN)
     for key in chosen:
         if key not in asking | judging:
             raise ConfigError(
                 f"--set should name one of {', '.join(sorted(asking | judging))} and names {key}: change it"
             )
+        if key in CLASSIFIERS:
+            raise ConfigError(f"--set {key}= should be left out: the tally asks no text classifier")
     wanted = settings | wishes | chosen
     items = module.items(files, **{key: value for key, value in wanted.items() if key in asking})
     if reader is None and columns:
         raise ConfigError(f"--column should be left out: predictions for {name} have one column")
     found = predictions.read(module, items, rows) if reader is None else reader.read(items, rows, columns)
-    given = {"files": files, "family": "scores"} | {key: value for key, value in wanted.items() if key in judging}
+    given = {"files": files, "family": "scores", "scores": {}} | {
+        key: value for key, value in wanted.items() if key in judging
+    }
     taken = set(inspect.signature(module.judge).parameters)
     return [
         _judged(module, items, each, {key: value for key, value in given.items() if key in taken}, partial)

@@ -227,9 +227,8 @@ class _BiasExam:
         everything = self.benchmark.items(files, **exam["settings"])
         self.items = bias.sample(everything, exam["limit"], exam["seed"])
         self.rows = bias.records(self.items)
-        self._asked = functools.cache(
-            self._ask
-        )  # prompts are built once, whether to look for leaks, to ask or to judge
+        # prompts are built once, whether to look for leaks, to ask or to judge
+        self._asked = functools.cache(self._ask)
 
     def _ask(self, family: str) -> list[list]:
         ask = getattr(self.benchmark, "ask_masked", self.benchmark.ask) if family == "masked" else self.benchmark.ask

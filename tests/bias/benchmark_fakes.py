@@ -346,21 +346,17 @@ def _said(values):
     return [Answer(float("nan"), texts=value) if isinstance(value, tuple) else Answer(value) for value in values]
 
 
-def _alike(name, item, value, text):
-    """The same answer to every request, in numbers or in words."""
-    asked = [requests.request(each) for each in bias.load(name).ask(item)]
-    return _said([text(each) if isinstance(each, requests.Generate) else value for each in asked])
-
-
 _load = functools.cache(bias.load)  # asked for every one of 58,476 items
 
 
+def _alike(name, item, value, text):
+    """The same answer to every request, in numbers or in words."""
+    asked = [requests.request(each) for each in _load(name).ask(item)]
+    return _said([text(each) if isinstance(each, requests.Generate) else value for each in asked])
+
+
 def indifferent(name, item):
-<<<<<<< HEAD
     return _alike(name, item, -1.0, lambda asked: (HARMLESS,) * asked.samples)
-=======
-    return _said([-1.0] * len(_load(name).ask(item)))
->>>>>>> fa764d7 (Tests of BBQ's variants and of the tally)
 
 
 def stereotyped(name, item):
@@ -380,11 +376,7 @@ def silent(name, item):
 
 
 def broken(name, item):
-<<<<<<< HEAD
     return _alike(name, item, float("nan"), lambda asked: ())
-=======
-    return _said([float("nan")] * len(_load(name).ask(item)))
->>>>>>> fa764d7 (Tests of BBQ's variants and of the tally)
 
 
 def marked(name, items, model):

@@ -7,7 +7,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from benchmark_fakes import FAKES, bbq_files, bbq_rows, crows_files, crows_rows, stereoset_data, stereoset_files
+from benchmark_fakes import (
+    FAKES,
+    bbq_files,
+    bbq_rows,
+    crows_files,
+    crows_rows,
+    marked,
+    stereoset_data,
+    stereoset_files,
+    stereotyped,
+)
 
 from pipeline import bias
 from pipeline.bias import predictions
@@ -357,17 +367,30 @@ def test_settings_and_columns(data, tmp_path):
         told("bbq", files, path, columns=["x"])
 
 
-def test_every_benchmark_that_is_asked_for_likelihoods_can_be_tallied(tmp_path):
-    """Through its own reader or the general one: a stereotyped model's scores give its components."""
-    for name, fake in FAKES.items():
-        if predictions.reader(name):
-            continue
-        module, files = bias.load(name), fake.files(tmp_path / name)
-        rows = [{"id": item["id"], "scores": fake.stereotyped(item)} for item in bias.records(module.items(files))]
-        (found,) = told(name, files, written(tmp_path / f"{name}.jsonl", rows))
-        assert found.items == len(rows) and all(
-            np.isfinite(value) for key, value in found.metrics.items() if "/" not in key
-        )
+@pytest.mark.parametrize("name", [name for name in FAKES if not predictions.reader(name)])
+def test_every_other_benchmark_takes_scores_or_texts(tmp_path, name):
+    """A stereotyped model's answers, written down and read again, give its numbers."""
+    fake, module = FAKES[name], bias.load(name)
+    chosen = fake.judging()
+    files = fake.files(tmp_path / name) | chosen.pop("files", {})
+    chosen.pop("scores", None)
+    items = module.items(fake.files(tmp_path / name))
+    rows = [
+        {"id": item["id"], "texts" if isinstance(answers[0], tuple) else "scores": answers}
+        for item in bias.records(items)
+        for answers in [fake.stereotyped(item)]
+    ]
+    (found,) = told(name, files, written(tmp_path / f"{name}.jsonl", rows), chosen)
+    assert found.metrics == pytest.approx(module.metrics(marked(name, items, stereotyped)), nan_ok=True)
+    with pytest.raises(DataError, match="row 2 should have"):
+        broken = [rows[0], {"id": rows[1]["id"], "scores": ["x"]}]
+        told(name, files, written(tmp_path / f"{name}.jsonl", broken), chosen)
+
+
+def test_classifiers_are_not_asked(tmp_path):
+    path = written(tmp_path / "p.jsonl", [{"id": "x", "texts": []}])
+    with pytest.raises(ConfigError, match="--set toxicity= should be left out"):
+        told("bold", FAKES["bold"].files(tmp_path / "data"), path, {"toxicity": "path:x"})
 
 
 # ---- the command
