@@ -10,7 +10,8 @@ its key. What it does depends on its version, so that is part of an exam's ident
 """
 
 from pipeline.accuracy.exam import Exam, load
-from pipeline.accuracy.settings import identity
+from pipeline.accuracy.find import definition
+from pipeline.accuracy.settings import identity, version
 from pipeline.accuracy.tally import chance, metrics
 
-__all__ = ["Exam", "chance", "identity", "load", "metrics"]
+__all__ = ["Exam", "chance", "definition", "identity", "load", "metrics", "version"]

@@ -44,7 +44,12 @@ def tasks(settings: dict) -> list[TaskSettings]:
 def identity(settings: dict) -> dict:
     """What the items and their marks depend on beside the files: the tasks, the hub's revision, lm-eval's version."""
     tasks(settings)
-    return {"tasks": settings["tasks"], "hub": settings.get("hub"), "lm_eval": importlib.metadata.version("lm_eval")}
+    return {"tasks": settings["tasks"], "hub": settings.get("hub"), "lm_eval": version()}
+
+
+def version() -> str:
+    """lm-eval's version, on which everything depends that it asks and judges."""
+    return importlib.metadata.version("lm_eval")
 
 
 def _task(where: str, name: str, keys: dict) -> TaskSettings:
