@@ -142,7 +142,7 @@ def _value(
     if not isinstance(value, (int, float, np.number)) or not between[0] <= value <= between[1]:
         raise ConfigError(
             f"metric of task {settings.name} should give each item a number in [{between[0]:g}, {between[1]:g}], "
-            f"found {settings.metric} = {value!r}; choose another metric"
+            f"found {settings.metric} = {value!r}; choose another metric or range"
         )
     return float(value)
 
