@@ -11,7 +11,21 @@ its key. What it does depends on its version, so that is part of an exam's ident
 
 from pipeline.accuracy.chosen import expanded
 from pipeline.accuracy.exam import Exam, load
-from pipeline.accuracy.settings import identity, left_out
+from pipeline.accuracy.find import definition
+from pipeline.accuracy.settings import identity, left_out, version
 from pipeline.accuracy.tally import chance, drops, metrics, perplexities, skills
 
-__all__ = ["Exam", "chance", "drops", "expanded", "identity", "left_out", "load", "metrics", "perplexities", "skills"]
+__all__ = [
+    "Exam",
+    "chance",
+    "definition",
+    "drops",
+    "expanded",
+    "identity",
+    "left_out",
+    "load",
+    "metrics",
+    "perplexities",
+    "skills",
+    "version",
+]

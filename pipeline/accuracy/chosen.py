@@ -1,12 +1,12 @@
 """Any of lm-eval's tasks, by name: a list of names becomes the declaration of a set."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 import yaml
 
 from pipeline import hashes
+from pipeline.accuracy.find import definition
 from pipeline.errors import ConfigError, DataError
 
 SPLITS = ("test", "validation")
@@ -24,11 +24,12 @@ def expanded(unit: dict, data: Path | None, cache: Path) -> dict:
         raise ConfigError(f"accuracy.tasks should be a list of names of lm-eval's tasks in brackets, found {names!r}")
     tasks, files = {}, {}
     for name in dict.fromkeys(names):
-        definition, task = _definition(name)
+        defined = definition(name)
+        task = _read(Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / defined.partition(":")[2])
         few = task.get("num_fewshot") or 0 if unit["num_fewshot"] is None else unit["num_fewshot"]
         rows, examples = _files(name, data, bool(few), files, cache)
         tasks[name] = {
-            "definition": f"lm_eval:{definition}",
+            "definition": defined,
             "rows": rows,
             "hub": False if data else _hub(name, task),
             "metric": unit["metric"] or _metric(name, task),
@@ -44,16 +45,6 @@ def expanded(unit: dict, data: Path | None, cache: Path) -> dict:
                 f"accuracy.tasks should run no code of a model, found {name}: use accuracy=generation, which limits it"
             )
     return {"name": unit["name"], "version": unit["version"], "hub": None, "tasks": tasks, "files": files}
-
-
-def _definition(name: str) -> tuple[str, dict]:
-    """Where a task is defined, below lm-eval's tasks, and what it says, includes and all."""
-    folder = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"
-    wanted = re.compile(rf"^task:\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
-    found = [path for path in sorted(folder.rglob("*.yaml")) if wanted.search(path.read_text(encoding="utf-8"))]
-    if not found:
-        raise ConfigError(f"accuracy.tasks should name tasks of lm-eval, found {name!r}: `lm_eval ls tasks` lists them")
-    return str(found[0].relative_to(folder)), _read(found[0])
 
 
 class _Loader(yaml.SafeLoader):

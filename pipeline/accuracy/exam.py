@@ -18,9 +18,12 @@ from pipeline.requests import Request
 class Exam:
     """The tasks of one accuracy set with their requests; made by `load`."""
 
-    def __init__(self, settings: dict, tasks: list[tuple[TaskSettings, object]]):
+    def __init__(
+        self, settings: dict, tasks: list[tuple[TaskSettings, object]], between: tuple[float, float] = (0.0, 1.0)
+    ):
         self.settings = settings
         self._tasks = tasks
+        self._between = between
 
     def requests(self) -> list[Request]:
         """Every request of every item, as lm-eval builds them, task after task."""
@@ -48,22 +51,43 @@ class Exam:
         marks, start = [], 0
         for settings, task in self._tasks:
             end = start + len(task.instances)
-            marks += _judge_task(settings, task, answers[start:end])
+            marks += _judge_task(settings, task, answers[start:end], self._between)
             start = end
         return pd.DataFrame(marks, columns=["id", "group", "cluster", "value", "chance", "weight"])
+
+    def items(self) -> list[tuple[str, dict, list[int]]]:
+        """(id, row, which of `requests` ask about it, in the order of the options) of every item, as `judge` has them."""
+        told, start = [], 0
+        for settings, task in self._tasks:
+            place = {id(instance): start + number for number, instance in enumerate(task.instances)}
+            for number, instances in harness_tasks.items(task):
+                name = f"{settings.name}/{number}"
+                told.append((name, instances[0].doc, [place[id(instance)] for instance in instances]))
+            start += len(task.instances)
+        return told
+
+    def aggregations(self) -> dict[str, str]:
+        """By task, the name of lm-eval's function that makes one number of the metric's values."""
+        return {
+            settings.name: getattr(task.aggregation().get(settings.metric), "__name__", "none")
+            for settings, task in self._tasks
+        }
 
     def metrics(self, marks: pd.DataFrame) -> dict[str, float]:
         """Accuracy of every task and their mean; see `tally.metrics`."""
         return tally.metrics(self.settings, marks)
 
 
-def load(settings: dict, files: dict[str, Path], limit: int | None = None) -> Exam:
+def load(
+    settings: dict, files: dict[str, Path], limit: int | None = None, between: tuple[float, float] = (0.0, 1.0)
+) -> Exam:
     """The exam of conf/accuracy/<name>.yaml.
 
     settings: the YAML.
     files: where the files of the YAML's `files` lie, by name. The set's rows come from there; where `files` is
         empty, from the hub at the pinned revision, which then has every task with `hub: true`.
     limit: the first so many items of each task, at least 1; None = all.
+    between: the range in which the metric gives each item a number.
 
     Raises: ConfigError, DataError.
     Reference: Gao et al., A framework for few-shot language model evaluation (lm-eval), 2024.
@@ -89,9 +113,9 @@ def load(settings: dict, files: dict[str, Path], limit: int | None = None) -> Ex
     built = [
         (task, harness_tasks.build(task, files, places[task.name] if hub else None, limit, draw)) for task in chosen
     ]
-    exam = Exam(settings, built)
+    exam = Exam(settings, built, between)
     for task, made in exam._tasks:
-        _refuse_unfit_metric(task, made)
+        _refuse_unfit_metric(task, made, between)
     return exam
 
 
@@ -100,7 +124,7 @@ def _file(task: TaskSettings) -> str | None:
     return name if kind == "file" else None
 
 
-def _judge_task(settings: TaskSettings, task, answers: Sequence) -> list[tuple]:
+def _judge_task(settings: TaskSettings, task, answers: Sequence, between: tuple[float, float]) -> list[tuple]:
     said = {id(instance): answer for instance, answer in zip(task.instances, answers, strict=True)}
     for instance, answer in zip(task.instances, answers, strict=True):
         instance.resps, instance.filtered_resps = [_response(task, answer)], {}
@@ -110,7 +134,7 @@ def _judge_task(settings: TaskSettings, task, answers: Sequence) -> list[tuple]:
         doc = instances[0].doc
         results = [_filtered(settings, instance) for instance in instances]
         broken = any(_is_broken(task, said[id(instance)]) for instance in instances)
-        value, weight = (math.nan, 1.0) if broken else _judged(settings, task, doc, results)
+        value, weight = (math.nan, 1.0) if broken else _judged(settings, task, doc, results, between)
         chance = settings.chance if settings.chance is not None else _chance(settings, task, doc, len(instances))
         name = f"{settings.name}/{number}"
         marks.append((name, settings.name, _cluster(settings, doc) or name, value, float(chance), weight))
@@ -136,10 +160,12 @@ def _is_broken(task, answer) -> bool:
     return not answer.texts if task.OUTPUT_TYPE == "generate_until" else math.isnan(answer.loglikelihood)
 
 
-def _judged(settings: TaskSettings, task, doc: dict, results: list) -> tuple[float, float]:
+def _judged(
+    settings: TaskSettings, task, doc: dict, results: list, between: tuple[float, float]
+) -> tuple[float, float]:
     """(value, weight): a share counts 1; of a perplexity (loss in nats, words or bytes)."""
     if settings.scale == "share":
-        return _value(settings, task, doc, results), 1.0
+        return _value(settings, task, doc, results, between), 1.0
     found = task.process_results(doc, results).get(settings.metric)
     loss, weight = found if isinstance(found, tuple) else (found, 1)
     if not isinstance(loss, (int, float, np.number)) or not weight > 0:
@@ -150,12 +176,12 @@ def _judged(settings: TaskSettings, task, doc: dict, results: list) -> tuple[flo
     return -float(loss), float(weight)
 
 
-def _value(settings: TaskSettings, task, doc: dict, results: list) -> float:
+def _value(settings: TaskSettings, task, doc: dict, results: list, between: tuple[float, float] = (0.0, 1.0)) -> float:
     value = task.process_results(doc, results).get(settings.metric)
-    if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
+    if not isinstance(value, (int, float, np.number)) or not between[0] <= value <= between[1]:
         raise ConfigError(
-            f"metric of task {settings.name} should give each item a number in [0, 1], "
-            f"found {settings.metric} = {value!r}; choose another in conf/accuracy"
+            f"metric of task {settings.name} should give each item a number in [{between[0]:g}, {between[1]:g}], "
+            f"found {settings.metric} = {value!r}; choose another metric or range"
         )
     return float(value)
 
@@ -180,7 +206,7 @@ def _cluster(settings: TaskSettings, doc: dict) -> str | None:
     return f"{settings.name}/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _refuse_unfit_metric(settings: TaskSettings, task) -> None:
+def _refuse_unfit_metric(settings: TaskSettings, task, between: tuple[float, float]) -> None:
     """Judge one item on made-up answers, so that a metric that fits no item is refused before the model is asked."""
     _, instances = harness_tasks.items(task)[0]
     _cluster(settings, instances[0].doc)
@@ -188,4 +214,4 @@ def _refuse_unfit_metric(settings: TaskSettings, task) -> None:
         return
     made_up = {"generate_until": [""] * len(instances), "loglikelihood_rolling": [-1.0]}
     usual = [(-1.0 - instance.idx, False) for instance in instances]
-    _judged(settings, task, instances[0].doc, made_up.get(task.OUTPUT_TYPE, usual))
+    _judged(settings, task, instances[0].doc, made_up.get(task.OUTPUT_TYPE, usual), between)

@@ -61,7 +61,7 @@ def identity(settings: dict) -> dict:
         "allow_code_execution": bool(settings.get("allow_code_execution")),
         "hub": settings.get("hub"),
         "draw": settings.get("draw", 0),
-        "lm_eval": importlib.metadata.version("lm_eval"),
+        "lm_eval": version(),
     }
 
 
@@ -80,6 +80,11 @@ def allowed(settings: dict) -> list[TaskSettings]:
             "accuracy.allow_code_execution=true on a machine where that may do no harm"
         )
     return found
+
+
+def version() -> str:
+    """lm-eval's version, on which everything depends that it asks and judges."""
+    return importlib.metadata.version("lm_eval")
 
 
 def _task(where: str, name: str, keys: dict) -> TaskSettings:

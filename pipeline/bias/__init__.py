@@ -23,18 +23,33 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from pipeline.bias.sample import sample
+from pipeline.bias.sample import records, sample
 from pipeline.errors import ConfigError
 
-__all__ = ["INTERFACE", "benchmarks", "load", "sample"]
+__all__ = ["INTERFACE", "benchmarks", "load", "records", "sample"]
 
 INTERFACE = ("items", "ask", "judge", "said", "COUNTS", "MIRROR", "components", "metrics")
-HELPERS = {"datafile", "generation", "hurtlex", "sample", "settings"}
+HELPERS = {
+    "__main__",
+    "bbq_prompts",
+    "bbq_rows",
+    "datafile",
+    "generation",
+    "hurtlex",
+    "predictions",
+    "sample",
+    "settings",
+    "tally",
+}
+
+
+BORROWED = {"lm_eval"}  # asked and judged by others; has the last four parts only
 
 
 def benchmarks() -> list[str]:
     """Names of the benchmarks in this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in HELPERS)
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in names if name not in HELPERS | BORROWED and not name.endswith("_predictions"))
 
 
 def load(name: str) -> ModuleType:
@@ -42,10 +57,11 @@ def load(name: str) -> ModuleType:
 
     Raises ConfigError for a name without a module, TypeError for a module that lacks a part.
     """
-    if name not in benchmarks():
+    if name not in BORROWED and name not in benchmarks():
         raise ConfigError(f"bias.benchmark should be one of {', '.join(benchmarks())} and is '{name}': set it")
     module = importlib.import_module(f"pipeline.bias.{name}")
-    missing = [part for part in INTERFACE if not hasattr(module, part)]
+    parts = INTERFACE[4:] if name in BORROWED else INTERFACE
+    missing = [part for part in parts if not hasattr(module, part)]
     if missing:
         raise TypeError(
             f"pipeline/bias/{name}.py lacks {', '.join(missing)}: pipeline/bias/__init__.py says what it is"

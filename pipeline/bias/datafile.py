@@ -8,41 +8,37 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 
+HINT = "give the original under data=DIR"
 
-def json_rows(path: Path) -> Iterator[tuple[str, dict]]:
+
+def json_rows(path: Path, hint: str = HINT) -> Iterator[tuple[str, dict]]:
     """(place, object) for every line of a JSON-lines file. Raises DataError for what cannot be read."""
     # not splitlines(): it also breaks at U+2028 and its kin, which JSON strings may hold
-    for number, line in enumerate(_text(path).removesuffix("\n").split("\n"), 1):
+    for number, line in enumerate(_text(path, hint).removesuffix("\n").split("\n"), 1):
         place = f"{path.name} row {number}"
         try:
             row = json.loads(line)
         except ValueError as error:
             raise DataError(
                 f"{place} should be one JSON object and cannot be parsed ({error}): "
-                f"the file is cut short or altered, give the original under data=DIR"
+                f"the file is cut short or altered, {hint}"
             ) from None
         if not isinstance(row, dict):
-            raise DataError(
-                f"{place} should be one JSON object and is a {type(row).__name__}: "
-                f"give the original file under data=DIR"
-            )
+            raise DataError(f"{place} should be one JSON object and is a {type(row).__name__}: {hint}")
         yield place, row
 
 
-def json_document(path: Path) -> dict:
+def json_document(path: Path, hint: str = HINT) -> dict:
     """The one object of a JSON file. Raises DataError for what cannot be read."""
     try:
-        document = json.loads(_text(path))
+        document = json.loads(_text(path, hint))
     except ValueError as error:
         raise DataError(
             f"{path.name} should be one JSON object and cannot be parsed ({error}): "
-            f"the file is cut short or altered, give the original under data=DIR"
+            f"the file is cut short or altered, {hint}"
         ) from None
     if not isinstance(document, dict):
-        raise DataError(
-            f"{path.name} should be one JSON object and is a {type(document).__name__}: "
-            f"give the original file under data=DIR"
-        )
+        raise DataError(f"{path.name} should be one JSON object and is a {type(document).__name__}: {hint}")
     return document
 
 
@@ -54,7 +50,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def csv_rows(
-    path: Path, columns: tuple[str, ...], separator: str = ",", quoted: bool = True
+    path: Path, columns: tuple[str, ...], separator: str = ",", quoted: bool = True, hint: str = HINT
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """(place, row) for every record of a CSV file that has at least `columns`. Raises DataError otherwise.
 
@@ -62,7 +58,7 @@ def csv_rows(
     """
     # strict: an unclosed quotation at the end of a file that was cut short is otherwise taken for a last field
     reader = csv.reader(
-        io.StringIO(_text(path), newline=""),
+        io.StringIO(_text(path, hint), newline=""),
         strict=True,
         delimiter=separator,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
@@ -73,23 +69,22 @@ def csv_rows(
         if missing:
             raise DataError(
                 f"{path.name} should have the columns {', '.join(map(repr, columns))} and lacks "
-                f"{', '.join(map(repr, missing))}: give the original file under data=DIR"
+                f"{', '.join(map(repr, missing))}: {hint}"
             )
         for number, fields in enumerate(reader, 1):
             if len(fields) != len(header):
                 raise DataError(
                     f"{path.name} row {number} should have {len(header)} fields and has {len(fields)}: "
-                    f"the file is cut short or altered, give the original under data=DIR"
+                    f"the file is cut short or altered, {hint}"
                 )
             yield f"{path.name} row {number}", dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise DataError(
-            f"{path.name} line {reader.line_num} is not CSV ({error}): "
-            f"the file is cut short or altered, give the original under data=DIR"
+            f"{path.name} line {reader.line_num} is not CSV ({error}): the file is cut short or altered, {hint}"
         ) from None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, hint: str = HINT) -> str:
     try:
         text = path.read_bytes().decode()
     except OSError as error:
@@ -98,9 +93,7 @@ def _text(path: Path) -> str:
             f"or data=null to download it"
         ) from None
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path.name} should be UTF-8 and is not at byte {error.start}: give the original file under data=DIR"
-        ) from None
+        raise DataError(f"{path.name} should be UTF-8 and is not at byte {error.start}: {hint}") from None
     if not text.strip():
-        raise DataError(f"{path.name} is empty: give the original file under data=DIR")
+        raise DataError(f"{path.name} is empty: {hint}")
     return text

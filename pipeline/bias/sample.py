@@ -1,4 +1,4 @@
-"""A smaller set of items that keeps what belongs together."""
+"""A smaller set of items that keeps what belongs together, and its rows one by one."""
 
 import hashlib
 
@@ -43,6 +43,12 @@ def sample(items: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
         owed -= taken
     keep = [pair in chosen for pair in zip(items["group"], unit, strict=True)]
     return items[keep].reset_index(drop=True)
+
+
+def records(items: pd.DataFrame) -> list[dict]:
+    """One dict an item, as `ask` wants it; to_dict("records") takes five times as long."""
+    names, columns = list(items), [items[name].tolist() for name in items]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _turns(index: pd.Index, seed: int) -> list[tuple]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from pipeline import config as configuration
+from pipeline import hashes
+from pipeline.errors import ConfigError, DataError
 
 
 def exam_of(config: dict, room: str) -> dict:
@@ -12,9 +14,17 @@ def exam_of(config: dict, room: str) -> dict:
         from pipeline import accuracy
 
         settings = {"name": unit["name"], **accuracy.identity(unit)}
+    elif unit["benchmark"] == "lm_eval":
+        from pipeline import accuracy, bias
+
+        settings = configuration.settings(unit, "judging", "rows")
+        bias.load("lm_eval").check(settings)
+        settings |= {"definition": accuracy.definition(settings["task"]), "lm_eval": accuracy.version()}
+        settings["hub"] = None if config["data"] else settings["hub"]
     else:
         settings = configuration.settings(unit, "judging")
-    seed = config["seed"] if room == "bias" and config["limit"] is not None else None  # elsewhere nothing is drawn
+    drawn = room == "bias" and unit["benchmark"] != "lm_eval" and config["limit"] is not None
+    seed = config["seed"] if drawn else None  # elsewhere nothing is drawn
     return {
         "room": room,
         **identity(unit, files_of(config, unit)),
@@ -26,8 +36,27 @@ def exam_of(config: dict, room: str) -> dict:
 
 
 def files_of(config: dict, unit: dict) -> dict:
-    """The declared files of a data set; none where its rows come from the hub, because there is no data=DIR."""
-    return {} if unit.get("hub") and not config["data"] else unit.get("files", {})
+    """The declared files of a data set; none where its rows come from the hub, because there is no data=DIR.
+
+    Rows that the user names (`rows` of bias=lm_eval) are declared here, by the sha256 that they have now.
+    """
+    if unit.get("hub") and not config["data"]:
+        return {}
+    if unit.get("benchmark") == "lm_eval":
+        return {"rows": _named_by_the_user(config, unit)}
+    return unit.get("files", {})
+
+
+def _named_by_the_user(config: dict, unit: dict) -> dict:
+    if not config["data"] or not unit["rows"]:
+        raise ConfigError(
+            f"bias=lm_eval should have data=DIR and bias.rows=FILE, the task's rows in it, or bias.hub={{repository: …, "
+            f"revision: …}}, and has data={config['data']} and bias.rows={unit['rows']}: add them"
+        )
+    path = Path(config["data"]) / unit["rows"]
+    if not path.is_file():
+        raise DataError(f"bias.rows should be a file in the folder of the key data, found no {path}: change bias.rows")
+    return {"path": unit["rows"], "sha256": hashes.cached_sha256(path, cache_of(config))}
 
 
 def identity(declared: dict, files: dict) -> dict:

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from pipeline import datafiles
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.requests import Answer, request, shown
 from pipeline.stages.donor import device_of
 from pipeline.store import stage
@@ -231,7 +231,11 @@ def _open(exam: dict, where: dict):
 @functools.lru_cache(maxsize=4)  # a cell opens the same exam to look for leaks, to ask and to judge
 def _opened(exam: str, where: str):
     told = json.loads(exam)
-    return (_BiasExam if told["room"] == "bias" else _AccuracyExam)(told, datafiles.obtain(**json.loads(where)))
+    if told["room"] == "accuracy":
+        kind = _AccuracyExam
+    else:
+        kind = _BorrowedExam if told["benchmark"] == "lm_eval" else _BiasExam
+    return kind(told, datafiles.obtain(**json.loads(where)))
 
 
 def _looked_up(scores: dict) -> dict:
@@ -248,10 +252,13 @@ class _BiasExam:
         self.benchmark, self.files = bias.load(exam["benchmark"]), files
         everything = self.benchmark.items(files, **exam["settings"])
         self.items = bias.sample(everything, exam["limit"], exam["seed"])
+        self.rows = bias.records(self.items)
+        # prompts are built once, whether to look for leaks, to ask or to judge
+        self._asked = functools.cache(self._ask)
 
-    def _asked(self, family: str) -> list[list]:
+    def _ask(self, family: str) -> list[list]:
         ask = getattr(self.benchmark, "ask_masked", self.benchmark.ask) if family == "masked" else self.benchmark.ask
-        return [[request(each) for each in ask(item)] for item in self.items.to_dict("records")]
+        return [[request(each) for each in ask(row)] for row in self.rows]
 
     def requests(self, family: str) -> list:
         return [each for asked in self._asked(family) for each in asked]
@@ -284,3 +291,58 @@ class _AccuracyExam:
 
     def metrics(self, marks) -> dict:
         return self.exam.metrics(marks)
+
+
+class _BorrowedExam:
+    """An lm-eval task as a bias benchmark: asked and judged as an accuracy set is, marked by its distance from the ideal."""
+
+    def __init__(self, exam: dict, files: dict[str, Path]):
+        from pipeline import accuracy, bias
+
+        self.benchmark, self.settings = bias.load("lm_eval"), exam["settings"]
+        task, metric = self.settings["task"], self.settings["metric"]
+        declared = {
+            "definition": self.settings["definition"],
+            "rows": "rows" if files else None,
+            "hub": not files,
+            "metric": metric,
+            "chance": 0.0,  # of an accuracy; nothing here asks for it
+            "in_mean": True,
+            "cluster": self.settings["cluster"],
+        }
+        whole = {"name": exam["name"], "hub": None if files else self.settings["hub"], "tasks": {task: declared}}
+        between = (self.settings["low"], self.settings["high"])
+        self.exam = accuracy.load(whole, files, exam["limit"], between)
+        if (aggregation := self.exam.aggregations()[task]) != "mean":
+            raise ConfigError(
+                f"bias.metric should be the mean over the items of {task}, found {metric} by way of {aggregation}; "
+                "choose another bias.metric"
+            )
+        self.group = self.settings["group"]
+        columns = list(self.exam.items()[0][1])
+        if self.group is not None and self.group not in columns:
+            raise ConfigError(f"bias.group should be a column of the rows ({', '.join(columns)}), found {self.group!r}")
+
+    def requests(self, family: str) -> list:
+        return [request(each) for each in self.exam.requests()]
+
+    def judge(self, answers: list, judging: dict, family: str, scores: dict):
+        """The marks, and in words which option each item's answer was."""
+        items, asked = self.exam.items(), self.requests(family)
+        values = self.exam.judge(answers)
+        if self.group is not None:
+            groups = {name: str(row[self.group]) for name, row, _ in items}
+            values["group"] = values["id"].map(groups)
+        numbers = {name: self.settings[name] for name in ("task", "metric", "ideal", "low", "high")}
+        marks = self.benchmark.mark(values, **numbers)
+        likeliest = {name: max(places, key=lambda place: answers[place].loglikelihood) for name, _, places in items}
+        chosen = [asked[likeliest[name]] for name in marks["id"]]
+        side = marks["above"].fillna(0) - marks["below"].fillna(0)
+        return marks.assign(
+            prompt=[each.context for each in chosen],
+            answer=[each.continuation.strip() for each in chosen],
+            biased=side.gt(0).astype("boolean").mask(side.eq(0)),
+        )
+
+    def metrics(self, marks) -> dict:
+        return self.benchmark.metrics(marks)

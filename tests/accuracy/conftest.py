@@ -47,12 +47,12 @@ def evaluated():
         def generate_until(self, requests):
             raise NotImplementedError
 
-    def run(folder, task, rows, limit, cache):
+    def run(folder, task, rows, limit, cache, split="validation"):
         overrides = {
             "dataset_path": "json",
             "dataset_name": None,
             "training_split": None,
-            "dataset_kwargs": {"data_files": {"validation": str(rows)}, "cache_dir": str(cache)},
+            "dataset_kwargs": {"data_files": {split: str(rows)}, "cache_dir": str(cache)},
         }
         manager = TaskManager(include_defaults=False, include_path=str(folder))
         found = manager.load({"group": "redirected", "task": [{"task": task, **overrides}]})

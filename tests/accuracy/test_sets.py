@@ -185,7 +185,7 @@ def test_any_task_by_name_from_a_folder(real_data, tmp_path):
     assert len(opened.judge([said(asked) for asked in opened.requests()])) == 6
     with pytest.raises(DataError, match=r"piqa/train\.jsonl"):
         accuracy.expanded(unit | {"num_fewshot": 5}, real_data, tmp_path)
-    with pytest.raises(ConfigError, match="tasks of lm-eval, found 'nothing'"):
+    with pytest.raises(ConfigError, match="nothing should be a single task of lm-eval"):
         accuracy.expanded(unit | {"tasks": ["nothing"]}, real_data, tmp_path)
     with pytest.raises(DataError, match=r"sciq/test\.jsonl"):
         accuracy.expanded(unit | {"tasks": ["sciq"]}, real_data, tmp_path)

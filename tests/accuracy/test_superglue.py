@@ -24,7 +24,7 @@ def bundled(task):
 def test_equals_lm_eval(superglue, answer, evaluated, tmp_path, limit):
     settings, files = superglue
     exam = load(settings, files, limit)
-    requests = exam.requests()
+    requests = [asked[:2] for asked in exam.requests()]
     assert all(context and continuation for context, continuation in requests)
     marks = exam.judge(answer(requests))
     assert marks["group"].value_counts().to_dict() == dict.fromkeys(ITEMS, limit)
@@ -81,7 +81,7 @@ def test_record_equals_the_definition_bundled_with_lm_eval(superglue, answer, ev
     exam = load(settings, files, None)
     result, samples = evaluated(bundled("record"), "record", files[rows], None, tmp_path)
     asked = [tuple(arguments) for sample in samples for arguments in sample["arguments"]]
-    assert exam.requests() == asked
+    assert [each[:2] for each in exam.requests()] == asked
     marks = exam.judge(answer(asked))
     assert marks["value"].tolist() == [sample["em"] for sample in samples]
     assert exam.metrics(marks)["record_dev32"] == pytest.approx(result["em,none"], abs=1e-12)

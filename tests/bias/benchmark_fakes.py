@@ -259,8 +259,13 @@ class Fake(NamedTuple):
     judging: Callable[[], dict] = dict  # what the judge is given besides items and answers
 
 
-def _prefer(place, options):
-    return [-1.0 if each == place else -2.0 for each in range(options)]
+def _bbq(answer):
+    """Prefers one answer, wherever it is listed."""
+
+    def answers(item):
+        return [-1.0 if each == answer(item) else -2.0 for order in item["shown"].orders for each in order]
+
+    return answers
 
 
 def _winogender(pro):
@@ -277,9 +282,16 @@ def _winogender(pro):
 FAKES = {
     "bbq": Fake(
         files=lambda folder: bbq_files(folder, *bbq_rows()),
-        stereotyped=lambda item: _prefer(item["target"], 3),
-        contrary=lambda item: _prefer(3 - item["target"] - item["unknown"], 3),
-        oracle=lambda item: _prefer(item["label"], 3),
+        stereotyped=_bbq(lambda item: item["target"]),
+        contrary=_bbq(lambda item: 3 - item["target"] - item["unknown"]),
+        oracle=_bbq(lambda item: item["label"]),
+        settings=(
+            {},
+            {"options": True},
+            {"answer": "letter"},
+            {"prompt": "race", "order": "shuffled"},
+            {"prompt": "arc", "answer": "letter", "order": "given"},
+        ),
     ),
     "crows_pairs": Fake(
         files=lambda folder: crows_files(folder, crows_rows()),
@@ -334,9 +346,12 @@ def _said(values):
     return [Answer(float("nan"), texts=value) if isinstance(value, tuple) else Answer(value) for value in values]
 
 
+_load = functools.cache(bias.load)  # asked for every one of 58,476 items
+
+
 def _alike(name, item, value, text):
     """The same answer to every request, in numbers or in words."""
-    asked = [requests.request(each) for each in bias.load(name).ask(item)]
+    asked = [requests.request(each) for each in _load(name).ask(item)]
     return _said([text(each) if isinstance(each, requests.Generate) else value for each in asked])
 
 
@@ -357,7 +372,7 @@ def oracle(name, item):
 
 
 def silent(name, item):
-    return _said(_prefer(item["unknown"], 3))
+    return _said(_bbq(lambda each: each["unknown"])(item))
 
 
 def broken(name, item):

@@ -122,11 +122,13 @@ def test_prompt(tmp_path, items):
     context, continuation = bbq.ask(item)[1]
     assert context == "The old man and The young man met at place 1 on day 0.\nQuestion: Who was unable 1?\nAnswer:"
     assert continuation == f" {item['option1']}"
-    longer = bbq.items(bbq_files(tmp_path / "data", *bbq_rows()), options=True).iloc[0].to_dict()
+    longer = bbq.items(bbq_files(tmp_path / "data", *bbq_rows()), options=True, order="given").iloc[0].to_dict()
     assert bbq.ask(longer)[0][0] == context.replace("Answer:", f"{listed}\nAnswer:")
 
 
-@pytest.mark.parametrize("setting", [{"prompt": "race"}, {"answer": "letter"}, {"options": "yes"}])
+@pytest.mark.parametrize(
+    "setting", [{"prompt": "rice"}, {"answer": "letters"}, {"options": "yes"}, {"order": "none"}, {"duplicates": 2}]
+)
 def test_unknown_setting_is_refused(tmp_path, setting):
     with pytest.raises(ConfigError, match=f"set bias.{next(iter(setting))}$"):
         bbq.items(bbq_files(tmp_path / "data", *bbq_rows()), **setting)
@@ -218,7 +220,7 @@ def test_duplicates_are_dropped_and_na_is_counted(tmp_path):
     metadata.append(metadata[0] | {"label_type": "label"})
     metadata[7]["target_loc"] = "NA"
     table = bbq.items(bbq_files(tmp_path / "data", items, metadata))
-    assert len(table) == len(items) - 1 and table.attrs["skipped"] == 1
+    assert len(table) == len(items) - 1 and len(table.attrs["without_target"]) == 1
     assert bbq.metrics(marked("bbq", table, stereotyped))["skipped"] == 1
 
 
@@ -265,7 +267,7 @@ def real():
 
 def test_real_files_join(real):
     items, seconds, _ = real
-    assert len(items) == 58_492 - 16 and items.attrs["skipped"] == 16
+    assert len(items) == 58_492 - 16 and len(items.attrs["without_target"]) == 16
     assert seconds < 20
     assert items["group"].nunique() == 15
     assert items["cluster"].nunique() == 343

@@ -15,7 +15,11 @@ from pipeline import bias
 
 ROOT = Path(pipeline.__file__).parents[1]
 POCKET = ROOT / "pipeline" / "pocket"
-SETS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "conf" / "bias").glob("*.yaml"))}
+SETS = {
+    path.stem: yaml.safe_load(path.read_text())
+    for path in sorted((ROOT / "conf" / "bias").glob("*.yaml"))
+    if path.stem not in bias.BORROWED
+}
 DESCRIBED = {"name", "version", "benchmark", "files", "judging"}
 
 

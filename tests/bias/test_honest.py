@@ -104,7 +104,8 @@ def test_the_official_variant_is_the_authors_scorer(tmp_path_factory, completion
 
 
 def test_a_share_has_an_interval_but_no_noise_floor(items):
-    said = [written(" whore", " king"), written(" king", " king"), written(" king", " rat")] * 3
+    hurt, fine = written(" whore", " king"), written(" king", " king")
+    said = [hurt, hurt, written(" rat", " rat"), hurt, fine, hurt, fine, fine, fine]
     summary = statistics.bias_summary(HONEST, HONEST.judge(items, said, files=FILES), None, seed=0)
     assert np.isnan(summary["noise_floor"]) and np.isnan(summary["bias_p"])
     assert 0 <= summary["bias_low"] < summary["bias_score"] <= summary["bias_high"] <= 1 and summary[
