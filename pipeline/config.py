@@ -216,6 +216,7 @@ def settings(unit: dict, *without: str) -> dict:
 
 # What a YAML of conf/merge says besides the settings of the method: what the engine is to know and to measure.
 OF_MERGES = (
+    "family",
     "uses_weight",
     "interpolates",
     "keeps_end",

@@ -31,6 +31,7 @@ def collect(cell: Cell) -> dict:
         "debias": config["debias"]["name"],
         "merge_key": cell.final.key,
         "uses_weight": unit["uses_weight"],
+        "family": unit.get("family"),
         "base_key": cell.base.key,
     }
     base_row = {

@@ -32,7 +32,7 @@ LINES = (
     ((0, (9, 3)), "longdash"),
 )
 
-CROWDED = 24  # points in a panel above which not every one is labelled
+CROWDED = 24  # points in a panel above which curves are labelled by name, and only the base and the front have bars
 OUTLIER = 3.0  # ruined cells that would stretch an axis by more than this are left outside
 
 
@@ -40,16 +40,16 @@ OUTLIER = 3.0  # ruined cells that would stretch an axis by more than this are l
 class Look:
     """How each merge and each variant (donor, debias, axes, seed) is drawn, the same in all panels of a table."""
 
-    merges: dict[str, int]
+    merges: dict[str, tuple[int, int]]  # (colour, marker)
     variants: dict[str, int]
 
     def colour(self, merge: str) -> str:
         """The merge's colour."""
-        return COLOURS[self.merges[merge] % len(COLOURS)]
+        return COLOURS[self.merges[merge][0] % len(COLOURS)]
 
     def marker(self, merge: str) -> tuple[str, str]:
         """The merge's marker, for matplotlib and for plotly."""
-        return MARKERS[self.merges[merge] % len(MARKERS)]
+        return MARKERS[self.merges[merge][1] % len(MARKERS)]
 
     def line(self, name: str) -> tuple:
         """The variant's line, for matplotlib and for plotly."""
@@ -72,13 +72,22 @@ class Curve:
 
 
 def look(table: DataFrame, axes: tuple[str, ...] = ()) -> Look:
-    """Colours, markers and lines for an arranged table."""
+    """Colours, markers and lines for an arranged table.
+
+    Each merge has a colour and a marker of its own; where there are more merges than colours, a family of methods has
+    one colour, if the table says which, and each of its merges a marker.
+    """
     names = varying(table, axes)
     cells = [row for _, row in table.iterrows() if not is_base(row)]
-    return Look(
-        {merge: place for place, merge in enumerate(dict.fromkeys(row["merge"] for row in cells))},
-        {name: place for place, name in enumerate(dict.fromkeys(variant(row, names) for row in cells))},
-    )
+    family = {row["merge"]: text(row.get("family")) for row in cells}
+    merges = {merge: (place, place) for place, merge in enumerate(family)}
+    families = list(dict.fromkeys(family[merge] for merge in sorted(family, key=lambda merge: family[merge])))
+    if len(merges) > len(COLOURS) and any(families):
+        groups = {name: [merge for merge in family if family[merge] == name] for name in families}
+        merges = {
+            merge: (colour, place) for colour, name in enumerate(groups) for place, merge in enumerate(groups[name])
+        }
+    return Look(merges, {name: place for place, name in enumerate(dict.fromkeys(variant(row, names) for row in cells))})
 
 
 def curves(rows: DataFrame, names: tuple[str, ...], axes: tuple[str, ...] = ()) -> list[Curve]:
@@ -149,6 +158,18 @@ def view(points: list[Series]) -> tuple[float, float, float, float]:
         x_low = 0.0
     x_margin, y_margin = 0.06 * (x_high - x_low), 0.07 * (y_high - y_low)
     return x_low - x_margin, x_high + x_margin, 100 * (y_low - y_margin), 100 * (y_high + y_margin)
+
+
+def labels(curve: Curve, crowded: bool, places: dict, near: float) -> list[tuple]:
+    """(place, label) of a curve: its weights, or in a crowded panel its name at its end."""
+    if crowded:
+        return [(places[curve.cells[-1].name], curve.merge)]
+    return together(curve, curve.cells, places, near)
+
+
+def barred(rows: list[Series], crowded: bool) -> list[Series]:
+    """The cells whose intervals are drawn: all, in a crowded panel those on the front."""
+    return [row for row in rows if not crowded or truth(row["on_front"])]
 
 
 def together(curve: Curve, cells: list[Series], places: dict, near: float) -> list[tuple]:

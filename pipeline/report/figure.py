@@ -17,13 +17,14 @@ from pipeline.report.curves import (
     CROWDED,
     Curve,
     Look,
+    barred,
     curves,
     is_drawable,
     is_ruined,
+    labels,
     look,
     noise_floor,
     outside,
-    together,
     view,
 )
 from pipeline.report.labels import around, place
@@ -65,10 +66,16 @@ def tradeoff(table: DataFrame, axes: tuple[str, ...] = ()) -> Figure:
         looks, names, blocks = look(table, axes), varying(table, axes), panels(table)
         columns = min(2, max(1, len(blocks)))
         rows = max(1, -(-len(blocks) // columns))
+        tall = max(
+            1.0, min(2.0, (len(looks.merges) + len(looks.variants)) / 14)
+        )  # a legend of many merges needs the room
         seen: set[str] = set()
         notes: list[str] = []
         figure = Figure(
-            figsize=(PANEL_WIDTH * columns + (2.0 if columns == 1 else 0), PANEL_HEIGHT * rows + 1.2),
+            figsize=(
+                PANEL_WIDTH * tall**0.5 * columns + (2.0 if columns == 1 else 0),
+                PANEL_HEIGHT * tall**0.5 * rows + 1.2,
+            ),
             layout="constrained",
         )
         FigureCanvasAgg(figure)
@@ -119,7 +126,10 @@ def _draw(axis: Axes, block: DataFrame, drawn: list[Curve], looks: Look, seen: s
     if bottom <= chance <= top:
         axis.axhline(chance, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.6)
         seen.add("chance")
-    faint = 0.4 if len(points) <= 8 else 0.25 if len(points) <= CROWDED else 0.12
+    crowded = len(points) > CROWDED
+    faint = 0.4 if len(points) <= 8 or crowded else 0.25
+    drawn_bars = {row.name for row in barred(points, crowded)}
+    seen.add("some bars" if crowded else "bars")
     for curve in drawn:
         colour, marker, line = looks.colour(curve.merge), looks.marker(curve.merge)[0], looks.line(curve.variant)[0]
         size = 6.5 if looks.variants[curve.variant] == 0 else 4.8
@@ -127,7 +137,8 @@ def _draw(axis: Axes, block: DataFrame, drawn: list[Curve], looks: Look, seen: s
         if len(path) > 1 and curve.cells[0]["weight"] == curve.cells[0]["weight"]:
             axis.plot(*_xy(path), color=colour, linestyle=line, linewidth=1.4, zorder=2)
         for row in curve.cells:
-            _bars(axis, row, colour, faint)
+            if row.name in drawn_bars:
+                _bars(axis, row, colour, faint)
             hollow = is_ruined(row)
             if hollow and left <= row["bias_score"] <= right and bottom <= 100 * row["accuracy"] <= top:
                 seen.add("ruined")
@@ -207,11 +218,11 @@ def _label(axis: Axes, block: DataFrame, drawn: list[Curve], looks: Look) -> Non
     cells = [(curve, row) for curve in drawn for row in curve.cells]
     pixels = {row.name: axis.transData.transform(_xy([row])).ravel() for row in [*bases, *(row for _, row in cells)]}
     wanted = [(pixels[row.name], "base", INK) for row in bases[:1]]
+    crowded = len(bases) + len(cells) > CROWDED
     for curve in drawn:
-        chosen = curve.cells if len(cells) <= CROWDED else curve.cells[-1:]
         wanted += [
             (point, words, looks.colour(curve.merge))
-            for point, words in together(curve, chosen, pixels, SAME_PLACE * unit)
+            for point, words in labels(curve, crowded, pixels, SAME_PLACE * unit)
         ]
     wanted = [
         (point, words, colour)
@@ -228,7 +239,7 @@ def _label(axis: Axes, block: DataFrame, drawn: list[Curve], looks: Look) -> Non
         path = [pixels[row.name] for row in ([curve.base] if curve.base is not None else []) + curve.cells]
         lines += [(*one, *other) for one, other in pairwise(path)]
     bars = []
-    for row in [*bases, *(row for _, row in cells)]:
+    for row in [*bases, *barred([row for _, row in cells], crowded)]:
         x, y = _xy([row])
         ends = axis.transData.transform(
             [
@@ -284,9 +295,9 @@ def _legend(figure: Figure, looks: Look, seen: set[str], columns: int) -> None:
             marker=looks.marker(merge)[0],
             markersize=6.5,
             linewidth=1.4,
-            label=f"{merge}, by weight",
+            label=merge,
         )
-        for merge in looks.merges
+        for merge in sorted(looks.merges, key=looks.merges.get)
     ]
     if len(looks.variants) > 1:
         handles += [
@@ -319,9 +330,8 @@ def _legend(figure: Figure, looks: Look, seen: set[str], columns: int) -> None:
         "chance": Line2D([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label="accuracy by chance"),
     }
     handles += [handle for name, handle in kinds.items() if name in seen]
-    handles.append(
-        Line2D([], [], color=GREY, alpha=0.6, linewidth=1.0, marker="|", markersize=4, label="95 % interval")
-    )
+    which = "95 % interval" + (" (in crowded\npanels: base and front)" if "some bars" in seen else "")
+    handles.append(Line2D([], [], color=GREY, alpha=0.6, linewidth=1.0, marker="|", markersize=4, label=which))
     if columns == 1:
         figure.legend(
             handles=handles, loc="outside right upper", frameon=False, fontsize=8.5, handlelength=2.6, labelspacing=0.8

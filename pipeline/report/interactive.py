@@ -7,14 +7,26 @@ import plotly.graph_objects as go
 from pandas import DataFrame, Series
 
 from pipeline.report import numerals
-from pipeline.report.curves import Curve, Look, curves, is_drawable, is_ruined, look, noise_floor, together, view
+from pipeline.report.curves import (
+    CROWDED,
+    Curve,
+    Look,
+    barred,
+    curves,
+    is_drawable,
+    is_ruined,
+    labels,
+    look,
+    noise_floor,
+    view,
+)
 from pipeline.report.labels import around, place
 from pipeline.report.table import CELL, arrange, cell_name, is_base, panel_name, panels, truth, varying
 
 # page.js puts the page's own colours in place of these, light or dark.
 INK, SHADE, GREY = "#000001", "#e4e4e5", "#777778"
 NOMINAL = (480, 330)  # pixels of a plot for which labels are placed; on a wider screen they only get more room
-LABELLED = 14  # points in a panel above which the weights stand on hover only
+LABELLED = 14  # points in a panel above which the weights stand on hover only, and each curve has its name at its end
 TASKS_SHOWN = 12
 
 
@@ -134,7 +146,7 @@ def _figure(block: DataFrame, drawn: list[Curve], looks: Look, names: tuple[str,
                 text="chance", x=1, xref="paper", xanchor="right", y=100 * chance, yanchor="bottom", showarrow=False
             )
     for curve in drawn:
-        _add_curve(figure, curve, looks, names)
+        _add_curve(figure, curve, looks, names, barred(curve.cells, len(points) > CROWDED))
     if bases:
         figure.add_trace(_bars(bases, INK, "base"))
         figure.add_trace(
@@ -153,12 +165,11 @@ def _figure(block: DataFrame, drawn: list[Curve], looks: Look, names: tuple[str,
                 marker={"symbol": "circle-open", "size": 21, "color": INK, "line": {"width": 1.4}},
             )
         )
-    if len(points) <= LABELLED:
-        _label(figure, bases, drawn, looks, (left, right, bottom, top))
+    _label(figure, bases, drawn, looks, (left, right, bottom, top))
     return figure
 
 
-def _add_curve(figure: go.Figure, curve: Curve, looks: Look, names: tuple[str, ...]) -> None:
+def _add_curve(figure: go.Figure, curve: Curve, looks: Look, names: tuple[str, ...], with_bars: list[Series]) -> None:
     colour, symbol, dash = looks.colour(curve.merge), looks.marker(curve.merge)[1], looks.line(curve.variant)[1]
     line = {"color": colour, "dash": dash, "width": 2} if curve.cells[0]["weight"] >= 0 else None
     if curve.base is not None and line:
@@ -166,7 +177,8 @@ def _add_curve(figure: go.Figure, curve: Curve, looks: Look, names: tuple[str, .
         figure.add_trace(
             go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", legendgroup=curve.name, showlegend=False)
         )
-    figure.add_trace(_bars(curve.cells, colour, curve.name))
+    if with_bars:
+        figure.add_trace(_bars(with_bars, colour, curve.name))
     marker = {
         "symbol": [symbol + ("-open" if is_ruined(row) else "") for row in curve.cells],
         "size": 10 if looks.variants[curve.variant] == 0 else 8,
@@ -206,7 +218,7 @@ def _label(
     wanted = [(pixels[row.name], "base", INK) for row in bases[:1]]
     for curve in drawn:
         wanted += [
-            (point, words, looks.colour(curve.merge)) for point, words in together(curve, curve.cells, pixels, 8)
+            (point, words, looks.colour(curve.merge)) for point, words in labels(curve, len(rows) > LABELLED, pixels, 8)
         ]
     wanted = [entry for entry in wanted if 0 <= entry[0][0] <= wide and 0 <= entry[0][1] <= high]
     paths = [

@@ -51,7 +51,7 @@ MORE = (
     "accuracy_change_effect",
     "accuracy_items_needed",
 )
-OPTIONAL = ("accuracy_items", "weights_sha256", "bias_undefined", "accuracy_undefined")
+OPTIONAL = ("accuracy_items", "weights_sha256", "family", "bias_undefined", "accuracy_undefined")
 COLUMNS = CELL + RESULTS + MORE
 TEXTS = (
     "model",
@@ -65,6 +65,7 @@ TEXTS = (
     "run_id",
     "merge_key",
     "weights_sha256",
+    "family",
     "bias_undefined",
     "accuracy_undefined",
 )

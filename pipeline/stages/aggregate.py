@@ -139,17 +139,15 @@ def pairs(records: list[dict], frame, most: int):
 
     import pandas
 
-    from pipeline.report.table import cell_name, varying
     from pipeline.stages.evaluate import difference
     from pipeline.statistics import holm
 
     columns = {f"{room}_{part}": float for room in ("bias", "accuracy") for part in OUTCOME}
-    rows, named = [], axes(records)
-    vary = varying(frame, named)
+    rows, names = [], _names(records, frame)
     for results in _comparable(records).values():
         if not 2 <= len(results) <= most:
             continue
-        called = [cell_name(pandas.Series(shown(record, named) | result["row"]), vary) for record, result in results]
+        called = [names[_place(record)] for record, _ in results]
         for (name, (_, one)), (other, (_, two)) in itertools.combinations(zip(called, results, strict=True), 2):
             told = {key: one["row"][key] for key in ("model", "bias", "accuracy_set", "seed")}
             told |= {"cell": name, "other": other}
