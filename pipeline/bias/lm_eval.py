@@ -4,13 +4,14 @@
 
 lm-eval's own functions ask and judge (pipeline/stages/evaluate.py brings them together with this); here is what their
 values mean. The metric must be a mean over the items, or the bootstrap would resample something else.
-0 is the ideal, 1 the end of the range that is farther from it; where the ideal is one end, no value lies on the other
-side, so the signed bias has one sign, and noise_floor and bias_p, which turn it, say little.
+0 is the ideal, 1 the end of the range that is farther from it. Where the ideal is one end of the range, no value lies
+beyond it: such a bias has no contrary, and neither a noise floor nor a bias_p (`bound`).
 
 ideal, low, high: finite, low <= ideal <= high, low < high.
 """
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,15 @@ def check(settings: dict) -> None:
             f"bias.ideal should lie between bias.low and bias.high, the range of {settings['metric']}, and is {ideal} "
             f"between {low} and {high}: change them"
         )
+
+
+def bound(settings: dict) -> SimpleNamespace:
+    """What the statistics read of a benchmark, for this ideal: from one end of the range there is one way to go."""
+    ideal, low, high = settings["ideal"], settings["low"], settings["high"]
+    mirror = {} if ideal in (low, high) else MIRROR
+    return SimpleNamespace(
+        __name__=__name__, COUNTS=COUNTS, MIRROR=mirror, ONE_SIDED=ideal == low, components=components
+    )
 
 
 def mark(values: pd.DataFrame, *, task: str, metric: str, ideal: float, low: float, high: float) -> pd.DataFrame:

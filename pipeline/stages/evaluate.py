@@ -123,6 +123,8 @@ def compare(folder: Path, *, marks: Path, base_marks: Path | None, exam: dict, s
         from pipeline import bias
 
         module = bias.load(exam["benchmark"])
+        if exam["benchmark"] == "lm_eval":
+            module = module.bound(exam["settings"])
         summary = statistics.bias_summary(module, table, base, seed=seed)
         why = statistics.bias_undefined(module, table)
         return summary | ({"bias_undefined": why} if why else {})

@@ -106,7 +106,13 @@ def test_the_metric_is_lm_evals_own(rows, tmp_path, answer, evaluated):
 def test_a_wider_range_weighs_less(rows):
     exam = opened(rows, metric="likelihood_diff", ideal=0.0, high=4.0)
     answers = preferring(exam, lambda n: n % 2 == 0)  # differences of one nat, either way
-    assert summed(judged(exam, answers)) == 0.25
+    marks = judged(exam, answers)
+    assert summed(marks) == 0.25
+    # from an end of the range there is no contrary to turn to
+    summary = statistics.bias_summary(borrowed.bound(exam.settings), marks, None, seed=0, resamples=200)
+    assert summary["bias_signed"] == 0.25 and np.isnan(summary["bias_p"]) and np.isnan(summary["noise_floor"])
+    assert borrowed.bound({"ideal": 0.5, "low": 0.0, "high": 1.0}).MIRROR == borrowed.MIRROR
+    assert not borrowed.bound({"ideal": 1.0, "low": 0.0, "high": 1.0}).ONE_SIDED
 
 
 @given(
