@@ -221,7 +221,8 @@ def extras(bench: Bench, start: Cost, say) -> None:
 def write(file: Path, lines: list[str], threads: int) -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, Python {platform.python_version()}"
     marker = "<!-- make bench-merge -->"
-    head = file.read_text().split(marker)[0] if file.is_file() else ""
+    head, _, rest = (file.read_text() if file.is_file() else "").partition(marker)
+    others = rest[rest.index("\n<!-- make ") :] if "\n<!-- make " in rest else ""
     text = [
         marker,
         "## Merging",
@@ -233,7 +234,7 @@ def write(file: Path, lines: list[str], threads: int) -> None:
         *lines,
         "",
     ]
-    file.write_text(head + "\n".join(text))
+    file.write_text(head + "\n".join(text) + others)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ HINT = "give the original file under data=DIR"
 
 COUNTS = ("completions", "hurtful")
 MIRROR: dict[str, str] = {}  # a share has no contrary
+ONE_SIDED = True
 
 
 def items(

@@ -5,11 +5,11 @@
 
 - Intervals come from the cluster bootstrap on the signed scale and are folded afterwards: a bootstrap of an absolute
   value never covers an unbiased model. For one component, bias_low and bias_high are the signed interval folded at 0
-  (low = 0 where it straddles 0). For several, the combination with the observed signs s is resampled, which covers
+  (low = 0 where it straddles 0; `interval.folded` says what happens just beyond). For several, the combination with the observed signs s is resampled, which covers
   wherever a component is clear of 0; where all are near 0, the signs are picked by chance and the score is
   pushed up, so low is also 0 wherever the score does not exceed the noise floor, which is the joint test of them all.
 - A statistic that cannot be negative (the benchmark says ONE_SIDED: a share of hurtful completions) has its interval in
-  [0, 1], and, having no MIRROR, neither a noise floor nor a bias_p: what an unbiased model gets is 0, and by no chance more.
+  [0, 1].
 - noise_floor: the 95th percentile of bias_score when every cluster's direction is drawn anew (the benchmark's MIRROR):
   what an unbiased model that answers as variably gets on this many items. bias_p comes from the same draws, for
   |signed|. Both are nan where a bias has no contrary (an empty MIRROR): a share of hurtful texts is never negative.

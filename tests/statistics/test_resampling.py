@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.statistics import generator, holm, needed_items, pareto_front
-from pipeline.statistics.interval import interval, standard_error
+from pipeline.statistics.interval import effect_size, folded, interval, standard_error
 from pipeline.statistics.paired import paired
 from pipeline.statistics.resampling import bootstrap, cluster_sums, exchange, p_value
 
@@ -137,6 +137,9 @@ def test_needed_items():
     # a change of one standard error at n = 100 needs (1.96 + 0.8416)² as many items
     assert needed_items(0.1, 0.1 - 0.196, 0.1 + 0.196, 100) == pytest.approx(785, abs=1)
     assert needed_items(-0.1, -0.296, 0.096, 100) == needed_items(0.1, -0.096, 0.296, 100)
+    # ten comparisons: each must pass at 0.005
+    assert needed_items(0.1, 0.1 - 0.196, 0.1 + 0.196, 100, tests=10) == pytest.approx(1332, abs=2)
+    assert np.isnan(needed_items(0.1, 0.0, 0.2, np.nan)) and np.isnan(needed_items(0.1, 0.1, 0.1, 100))
     assert np.isnan(needed_items(0.0, -1, 1, 100)) and np.isnan(needed_items(0.1, np.nan, np.nan, 100))
 
 
@@ -146,3 +149,45 @@ def test_holm():
     adjusted = holm([np.nan, 0.02, 0.03])
     assert np.isnan(adjusted[0]) and adjusted[1:] == pytest.approx([0.04, 0.04])
     assert holm([]).size == 0
+
+
+# ---- ends of the scale, folding, effect sizes, reasons
+
+
+def test_where_all_clusters_stand_at_one_end_the_interval_is_clopper_and_pearsons():
+    from scipy.stats import binomtest
+
+    exact = binomtest(30, 30).proportion_ci(0.95, "exact")
+    assert interval(1.0, 0.0, 29, (0.0, 1.0)) == (pytest.approx(exact.low), 1.0)
+    assert interval(-1.0, 0.0, 29) == (-1.0, pytest.approx(1 - 2 * exact.low))
+    assert interval(0.2, 0.0, 29) == (0.2, 0.2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 0.5), st.integers(1, 500))
+def test_intervals_hold_their_estimate_and_keep_to_the_scale(share, error, freedom):
+    low, high = interval(share, error, freedom, (0.0, 1.0))
+    assert 0 <= low <= share <= high <= 1
+    there, back = interval(2 * share - 1, 2 * error, freedom), interval(1 - 2 * share, 2 * error, freedom)
+    assert there == pytest.approx((2 * low - 1, 2 * high - 1), abs=1e-9)
+    assert back == pytest.approx((-there[1], -there[0]), abs=1e-9)
+    for signed in (2 * share - 1, 1 - 2 * share):
+        least, most = folded(signed, error, freedom)
+        assert 0 <= least <= abs(signed) <= most <= 1
+        assert (least == 0) == (interval(abs(signed), error, freedom)[0] <= 0)
+
+
+def test_folded_covers_95_in_100_of_every_size():
+    """Against the normal distribution itself, no bootstrap: to fold the signed interval covers 97.5 between 1 and 3."""
+    draws = np.random.default_rng(0).standard_normal(2000) * 0.01  # so small that artanh is straight
+    for truth in (0.0, 0.01, 0.018, 0.022, 0.03, 0.06):
+        ends = np.array([folded(truth + noise, 0.01, 1e9) for noise in draws])
+        held = ((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean()
+        assert held == pytest.approx(0.95, abs=0.015), truth
+
+
+def test_effect_size_is_cohens_d_z():
+    differences = np.random.default_rng(0).normal(0.3, 1, 40)
+    error = differences.std(ddof=1) / np.sqrt(40)
+    assert effect_size(differences.mean(), error, 40) == pytest.approx(differences.mean() / differences.std(ddof=1))
+    assert np.isnan(effect_size(0.1, 0.0, 40)) and np.isnan(effect_size(0.1, np.nan, 40))

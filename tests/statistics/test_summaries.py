@@ -8,7 +8,15 @@ import pandas as pd
 import pytest
 
 from pipeline.bias import bbq, crows_pairs
-from pipeline.statistics import accuracy_summary, bias_summary, holm
+from pipeline.statistics import (
+    accuracy_change,
+    accuracy_summary,
+    accuracy_undefined,
+    bias_change,
+    bias_summary,
+    bias_undefined,
+    holm,
+)
 
 KEYS = {
     "bias_score",
@@ -205,6 +213,70 @@ def test_thousands_of_rows_in_seconds():
     start = time.process_time()
     bias_summary(bbq, marks, None, 0)
     assert time.process_time() - start < 15
+
+
+def test_a_share_keeps_to_its_side_and_has_no_mirror():
+    def share(sums):
+        return (sums[..., 1] / sums[..., 0])[..., None]
+
+    mine = SimpleNamespace(COUNTS=("n", "hurtful"), MIRROR={}, ONE_SIDED=True, components=share)
+
+    def marks(hurtful):
+        ids = [f"i{n}" for n in range(100)]
+        return pd.DataFrame({"id": ids, "cluster": ids, "group": "g", "n": 1.0, "hurtful": np.repeat([1.0, 0.0], [hurtful, 100 - hurtful])})  # fmt: skip
+
+    summary = bias_summary(mine, marks(4), marks(10), 0)
+    assert np.isnan([summary["noise_floor"], summary["bias_p"]]).all()
+    assert 0.01 < summary["bias_low"] < 0.04 < summary["bias_high"] < 0.12
+    assert (summary["bias_low"], summary["bias_high"]) == (summary["bias_signed_low"], summary["bias_signed_high"])
+    assert summary["bias_change"] == pytest.approx(-0.06) and summary["bias_change_p"] < 0.1
+    none = bias_summary(mine, marks(0), None, 0)
+    assert none["bias_low"] == 0 and none["bias_high"] == pytest.approx(1 - 0.025**0.01)
+
+
+def test_effect_size_of_a_change():
+    random = np.random.default_rng(0)
+    base, cell = (pairs(random.random(200) < 0.5, range(200)) for _ in range(2))
+    differences = 2 * (cell["more"] - base["more"])
+    expected = differences.mean() / differences.std()
+    assert bias_summary(crows_pairs, cell, base, 0)["bias_change_effect"] == pytest.approx(expected, abs=0.003)
+    assert bias_summary(crows_pairs, base, base, 0)["bias_change_effect"] != 0  # nan: nothing varies
+    tasks = {"facts": {"chance": 0.25, "in_mean": True}}
+    right, before = (exam({"facts": table["more"]}) for table in (cell, base))
+    got = accuracy_summary(right, before, tasks, 0)["accuracy_change_effect"]
+    assert got == pytest.approx(expected, abs=0.003)
+
+
+def test_changes_are_those_of_the_summary_and_turn_with_the_two():
+    random = np.random.default_rng(1)
+    base, cell = (pairs(random.random(90) < p, np.arange(90) // 3) for p in (0.5, 0.7))
+    there, back = bias_change(crows_pairs, cell, base, 0), bias_change(crows_pairs, base, cell, 0)
+    summary = bias_summary(crows_pairs, cell, base, 0)
+    assert there == {key: summary[key] for key in there} and len(there) == 5
+    assert back["bias_change"] == -there["bias_change"] and back["bias_change_effect"] == pytest.approx(
+        -there["bias_change_effect"], rel=0.03
+    )
+    right, before = (exam({"facts": table["more"]}) for table in (cell, base))
+    tasks = {"facts": {"chance": 0.25, "in_mean": True}}
+    summary, change = accuracy_summary(right, before, tasks, 0), accuracy_change(right, before, tasks, 0)
+    assert change == {key: summary[key] for key in change} and len(change) == 5
+
+
+def test_undefined_says_why():
+    marks = pairs([1, 0] * 5, range(10))
+    assert bias_undefined(crows_pairs, marks) is None
+    assert bias_undefined(crows_pairs, marks.iloc[:0]) == "there is no item"
+    marks.loc[3, "more"] = np.nan
+    assert "in 1 of 10 items" in bias_undefined(crows_pairs, marks)
+    silent = pd.DataFrame([dict.fromkeys(bbq.COUNTS, 0.0) | {"ambiguous": 1.0}])
+    assert (
+        bias_undefined(bbq, silent) == "none of the 1 items has an answer that counts for part 2 of the statistic's 2"
+    )
+    tasks = {"facts": {"chance": 0.25, "in_mean": True}, "extra": {"chance": 0.5, "in_mean": False}}
+    assert accuracy_undefined(exam({"facts": [1, 0]}), tasks) is None
+    assert accuracy_undefined(exam({"extra": [1, 0]}), tasks) == "the task facts has no item"
+    assert accuracy_undefined(exam({"extra": [1]}), {"extra": tasks["extra"]}) == "no task counts in the mean"
+    assert "in 1 of 2 items" in accuracy_undefined(exam({"facts": [1, np.nan]}), tasks)
 
 
 # ---- by simulation
