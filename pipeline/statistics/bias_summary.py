@@ -80,14 +80,11 @@ def bias_summary(
 
         if ends[0] == 0:
             summary["bias_low"], summary["bias_high"] = low, high
-        elif len(parts) == 1:
-            summary["bias_low"], summary["bias_high"] = folded(summary["bias_signed"], error, clusters - 1)
         else:
             error = standard_error((signs * drawn_B).mean(axis=-1), clusters)
-            low, high = interval(summary["bias_score"], error, clusters - 1)
-            within_noise = summary["bias_score"] <= summary["noise_floor"]
-            summary["bias_low"] = low if np.isnan(low) else 0.0 if within_noise else max(low, 0.0)
-            summary["bias_high"] = max(high, -low)
+            low, high = folded(summary["bias_score"], error, clusters - 1)
+            within_noise = len(parts) > 1 and summary["bias_score"] <= summary["noise_floor"]
+            summary["bias_low"], summary["bias_high"] = 0.0 if within_noise and not np.isnan(low) else low, high
     if base_marks is not None:
         summary |= bias_change(module, marks, base_marks, seed, resamples)
     return summary
