@@ -131,12 +131,13 @@ def base_of(row: Series, table: DataFrame, axes: tuple[str, ...] = ()) -> Series
     """The base that the row is compared with: of the same `base_id` where the table has that column (same model, same
     questions, read in the same way); else of the same panel and seed, and the same value of the axes where it has one.
     """
+    kept = table[table["merge"] == "keep"]
     if "base_id" in table.columns and text(row["base_id"]):
-        same = [base for _, base in table.iterrows() if is_base(base) and base["base_id"] == row["base_id"]]
+        same = [base for _, base in kept.iterrows() if is_base(base) and base["base_id"] == row["base_id"]]
         return same[0] if same else None
     found = [
         base
-        for _, base in table.iterrows()
+        for _, base in kept.iterrows()
         if is_base(base) and all(base[key] == row[key] for key in PANEL) and text(base["seed"]) == text(row["seed"])
     ]
     return max(

@@ -105,6 +105,21 @@ def test_many_merges_differ_in_colour_or_marker(tmp_path):
     figure.write(table, tmp_path)
 
 
+def test_more_merges_than_colours_share_one_by_family_and_are_named_at_their_ends():
+    families = ["interpolation"] * 5 + ["sparse task vectors"] * 4 + ["spectra"] * 2
+    rows = [
+        cell(f"merge{n:02d}", w, 0.2 - n / 200, 0.6 - w / 20, family=family)
+        for n, family in enumerate(families)
+        for w in (0.2, 0.5, 0.8)
+    ]
+    table = pandas.DataFrame([cell("keep"), *rows])
+    looks = look(arrange(table))
+    assert len({(looks.colour(merge), looks.marker(merge)) for merge in looks.merges}) == 11
+    assert len({looks.colour(merge) for merge in looks.merges}) == 3
+    assert looks.colour("merge00") == looks.colour("merge04") != looks.colour("merge05")
+    assert sorted(texts(figure.tradeoff(table))) == ["base", *sorted(looks.merges)]
+
+
 def test_a_ruined_outlier_does_not_squash_the_view():
     sound = [cell("keep"), cell()]
     ruined = cell("ties", 0.9, 0.9, 0.05, ruined=True)

@@ -37,7 +37,7 @@ def test_the_simulated_truth_is_the_truth(coverage):
     random = np.random.default_rng(0)
     said = np.mean([coverage.answers(random, 300, 100, [0.15, 0.6])[1].mean(axis=1) for _ in range(300)], axis=0)
     assert said == pytest.approx([0.15, 0.6], abs=0.01)
-    base, _ = coverage.marks("two components (BBQ)", random, 90_000, 30_000, [0.7, 0.4])
+    (base,) = coverage.marks("two components (BBQ)", random, 90_000, 30_000, [0.7])
     kind, truth = coverage.KINDS["two components (BBQ)"]
     sums = base[list(kind.COUNTS)].sum().to_numpy()
     assert kind.components(sums).mean() == pytest.approx(truth(0.7), abs=0.02)
