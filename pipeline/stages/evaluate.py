@@ -120,11 +120,7 @@ def compare(folder: Path, *, marks: Path, base_marks: Path | None, exam: dict, s
     table = pandas.read_parquet(marks / "marks.parquet")
     base = None if base_marks is None else pandas.read_parquet(base_marks / "marks.parquet")
     if exam["room"] == "bias":
-        from pipeline import bias
-
-        module = bias.load(exam["benchmark"])
-        if exam["benchmark"] == "lm_eval":
-            module = module.bound(exam["settings"])
+        module = _benchmark(exam)
         summary = statistics.bias_summary(module, table, base, seed=seed)
         why = statistics.bias_undefined(module, table)
         return summary | ({"bias_undefined": why} if why else {})
@@ -148,10 +144,16 @@ def difference(exam: dict, marks: Path, other: Path, seed: int) -> dict[str, flo
 
     one, two = (pandas.read_parquet(folder / "marks.parquet") for folder in (marks, other))
     if exam["room"] == "bias":
-        from pipeline import bias
-
-        return statistics.bias_change(bias.load(exam["benchmark"]), one, two, seed=seed)
+        return statistics.bias_change(_benchmark(exam), one, two, seed=seed)
     return statistics.accuracy_change(one, two, _tasks(exam, one), seed=seed)
+
+
+def _benchmark(exam: dict):
+    """What the statistics read of a bias benchmark."""
+    from pipeline import bias
+
+    module = bias.load(exam["benchmark"])
+    return module.bound(exam["settings"]) if exam["benchmark"] == "lm_eval" else module
 
 
 def _tasks(exam: dict, table) -> dict[str, dict]:

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.bias import lm_eval
 from pipeline.errors import ConfigError
 from pipeline.stages import aggregate
+from pipeline.stages.evaluate import difference
 from pipeline.statistics import holm
 
 NAN = float("nan")
@@ -170,6 +172,21 @@ def test_pairs_are_paired_differences_corrected_over_all_of_them(three):
     assert (pairs.bias_low < pairs.bias_change).all() and (pairs.bias_change < pairs.bias_high).all()
     assert pairs.bias_p_holm.tolist() == pytest.approx(holm(pairs.bias_p)) and (pairs.bias_p_holm[1:] < 0.01).all()
     assert pairs.bias_p_holm.iloc[0] > 0.5 and pairs.accuracy_change.eq(0).all() and pairs.accuracy_p.eq(1).all()
+
+
+def test_pairs_of_a_borrowed_task_are_judged_by_its_ideal(tmp_path):
+    settings = {"task": "t", "metric": "acc", "ideal": 0.5, "low": 0.0, "high": 1.0}
+    folders = []
+    for name, share in (("one", 0.7), ("other", 0.4)):
+        ids = [f"i{n:03}" for n in range(100)]
+        values = pd.DataFrame({"id": ids, "group": "g", "cluster": ids, "value": np.arange(100) < 100 * share})
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        marks = lm_eval.mark(values, **settings)
+        marks.attrs = {}
+        marks.to_parquet(folders[-1] / "marks.parquet")
+    exam = {"room": "bias", "benchmark": "lm_eval", "settings": settings}
+    assert difference(exam, *folders, seed=0)["bias_change"] == pytest.approx(0.6)
 
 
 def test_pairs_leave_out_what_cannot_be_compared(three):
