@@ -249,7 +249,8 @@ def refuse(exam: dict, judging: dict, where: dict, family: str) -> None:
             f"{exam['room']}={exam['name']} needs a causal language model, which writes, found a masked one: choose another "
             f"model, or a {exam['room']} set that asks for log-likelihoods"
         )
-    opened.check(judging)
+    if isinstance(opened, _BiasExam):  # the judging of the others has no settings
+        opened.check(judging, family)
 
 
 def _looked_up(scores: dict) -> dict:
@@ -283,9 +284,10 @@ class _BiasExam:
             self.items, [[next(remaining) for _ in asked] for asked in self._asked(family)], judging, family, scores
         )
 
-    def check(self, judging: dict) -> None:
-        """The benchmark's judge refuses its own settings and files: it is given no item."""
-        self._judged(self.items.iloc[:0], [], judging, "causal", {})
+    def check(self, judging: dict, family: str) -> None:
+        """The benchmark's judge refuses its own settings and files: it is given one item, to which a model said nothing."""
+        nothing = [[Answer(float("nan"), False, 1) for _ in asked] for asked in self._asked(family)[:1]]
+        self._judged(self.items.iloc[:1], nothing, judging, family, {})
 
     def _judged(self, items, answers: list, judging: dict, family: str, scores: dict):
         known = inspect.signature(self.benchmark.judge).parameters
@@ -310,9 +312,6 @@ class _AccuracyExam:
 
     def judge(self, answers: list, judging: dict, family: str, scores: dict):
         return self.exam.judge(answers)
-
-    def check(self, judging: dict) -> None:
-        """There is nothing to set."""
 
     def metrics(self, marks) -> dict:
         return self.exam.metrics(marks)
