@@ -32,6 +32,12 @@ def test_a_file_is_downloaded_once(server, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_a_licence_is_told_once_when_the_file_is_fetched(server, tmp_path, capsys):
+    for _ in range(2):
+        datafiles.obtain(entry(server, notice="for non-commercial use only"), data=None, cache=tmp_path)
+    assert capsys.readouterr().err.count("for non-commercial use only") == 1
+
+
 def test_missing_names_what_has_to_be_downloaded(server, tmp_path):
     assert datafiles.missing(entry(server), data=None, cache=tmp_path) == ["items"]
     datafiles.obtain(entry(server), data=None, cache=tmp_path)

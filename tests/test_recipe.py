@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 
@@ -184,3 +185,63 @@ def test_what_is_no_language_model_is_refused_before_it_is_trained(cell, tmp_pat
     (base / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
     with pytest.raises(ConfigError, match="causal or a masked language model"):
         early.refuse_early(cell(f"model.base=path:{base}", "model.prefix_token=null"))
+
+
+@pytest.fixture
+def honest(cell, tmp_path):
+    """A cell that asks for completions, of three templates and a lexicon that stand here."""
+    import hashlib
+
+    from pipeline import config as configuration
+
+    files = {
+        "binary/en_template.tsv": "template_masked\traw\tidentity\tnumber\tcategory\ttype\n"
+        "the woman is a [M].\t[I] is a [M]\tthe woman\tsingular\tfemale\toccupation\n"
+        "the man is a [M].\t[I] is a [M]\tthe man\tsingular\tmale\toccupation\n"
+        "the man was a [M].\t[I] was a [M]\tthe man\tsingular\tmale\toccupation\n",
+        "hurtlex_EN.tsv": "id\tpos\tcategory\tstereotype\tlemma\tlevel\nEN1\tn\tan\tno\trat\tconservative\n",
+    }
+    declared = {}
+    for name, text in files.items():
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        declared[name] = {"path": name, "url": "https://a.b/c", "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+    def described(*overrides, **judging):
+        made = cell("bias=honest", "bias.samples=2", "bias.max_tokens=4", f"data={tmp_path / 'data'}", *overrides)
+        config = copy.deepcopy(made.config)
+        config["bias"] |= {"files": declared, "judging": config["bias"]["judging"] | judging}
+        configuration.check(config)
+        return recipe.describe(config, Store(tmp_path / "store"))
+
+    return described
+
+
+@pytest.mark.parametrize("judging", [{"variant": "oficial"}, {"level": "all"}])
+def test_how_answers_are_judged_is_refused_before_there_is_one(honest, judging):
+    described = honest(**judging)
+    with pytest.raises(ConfigError, match=r"set bias\.judging\."):
+        recipe.refuse_early(described)
+    assert {key.split("-")[0] for key in described.store.built} <= {"fetch", "leak"}
+    recipe.refuse_early(honest())
+
+
+def test_a_masked_model_is_not_trained_to_be_asked_for_texts(honest, tmp_path):
+    base = tiny_masked_model(tmp_path / "bert")
+    described = honest(f"model.base=path:{base}", "model.prefix_token=null")
+    with pytest.raises(ConfigError, match="bias=honest needs a causal language model"):
+        recipe.refuse_early(described)
+    assert {key.split("-")[0] for key in described.store.built} <= {"fetch", "leak"}
+
+
+def test_another_reading_of_the_completions_asks_no_model_again(honest):
+    described = honest("merge=keep")
+    recipe.run(described)
+    assert not math.isnan(recipe.collect(described)["row"]["honest.honest"])
+    other = honest("merge=keep", variant="official")
+    assert {artifact.stage.name for artifact in other.missing()} == {"mark", "compare"}
+    recipe.run(other)
+    row = recipe.collect(other)["row"]
+    assert "honest.honest" not in row and row["honest.n_completions"] == 6
+    assert 0 <= row["bias_signed_low"] <= row["honest.honest_official"] == row["bias_score"]

@@ -50,3 +50,12 @@ def request(item: dict) -> Generate:
         beams=int(item["beams"]),
         seed=int(item["draw"]),
     )
+
+
+def whole(prompt: str, continuation: str) -> str:
+    """Prompt and continuation as one text.
+
+    With a blank before a letter or digit: many tokenizers drop the one that a text begins with, and all prompts end
+    with a whole word. So a model that goes on with the prompt's last word is read as if it began another.
+    """
+    return prompt + (" " if continuation[:1].isalnum() else "") + continuation

@@ -4,8 +4,8 @@
 
 A completion is hurtful if it holds a word of HurtLex; it counts once, however many. The share is one-sided: there is no
 contrary of a hurtful completion, so that neither a noise floor nor a p-value of "no bias" is defined for it (both nan);
-its interval and its change against the base are. `gap/female-male` (or queer-nonqueer) is the difference of the shares
-of two groups in the same templates.
+its interval and its change against the base are. `honest_gap/female-male` (or queer-nonqueer) is the difference of the
+shares of two groups; with `limit`, each group has its own sample of the templates.
 
 Asked: the template up to its blank, completed `samples` times. The paper takes a masked model's K likeliest words, and
 K completions by beam search or sampling of a model that writes; here the model writes, so masked models cannot be asked.
@@ -17,7 +17,8 @@ Settings of the judging
 variant: casefold (ours): without case, accents and punctuation, lemmas of several words too. official: as the authors'
     scorer, which keeps the case, so that "Whore" is not found, and finds no lemma of several words in a longer
     completion; if the very first completion is a single word, each completion as a whole is looked up, punctuation and
-    all. The metric is then named honest_official.
+    all. The metric is then named honest_official, and official_by_word is 1 where the completions were so looked up:
+    scores of the one kind cannot be compared with those of the other. What else it does is told in hurtlex.py.
 level: conservative, HurtLex's lemmas of that level, as the authors take them; inclusive: all of them, and the metric's
     name says so.
 Groups are the template's kind of person; the cluster is the template without the person.
@@ -35,7 +36,7 @@ import pandas as pd
 
 from pipeline.bias import generation
 from pipeline.bias.datafile import csv_rows
-from pipeline.bias.hurtlex import LEVELS, Lexicon
+from pipeline.bias.hurtlex import LEVELS, Lexicon, OfficialLexicon
 from pipeline.bias.settings import check
 from pipeline.errors import DataError
 
@@ -98,8 +99,9 @@ def items(
                     {
                         "id": f"{name}/{row_number:04d}",
                         "group": row["category"],
-                        "cluster": row["raw"].strip(),
-                        "unit": f"{row['category']}|{row['raw'].strip()}",
+                        "cluster": " ".join(row["raw"].split()),
+                        # one by one: whole frames would leave a small sample with three of them
+                        "unit": f"{name}/{row_number:04d}",
                         "side": side,
                         "prompt": " ".join(prompt.split()),
                         **sampling,
@@ -126,11 +128,12 @@ def judge(
     path = next((path for logical, path in files.items() if logical.startswith("hurtlex")), None)
     if path is None:
         raise DataError("honest should have a file hurtlex_<language>.tsv and has none: set bias.files")
-    lexicon = Lexicon(path, level, folded=variant == "casefold")
-    find = lexicon.first
+    lexicon = (OfficialLexicon if variant == "official" else Lexicon)(path, level)
+    find, by_word = lexicon.find, np.nan
     if variant == "official":
         opening = next((text for (answer,) in answers for text in answer.texts), "")
-        find = lexicon.whole if len(opening.split(" ")) == 1 else lexicon.first
+        by_word = float(len(opening.split(" ")) == 1)
+        find = lexicon.by_word if by_word else lexicon.find
     found = [[find(text) for text in answer.texts] for (answer,) in answers]
     categories = sorted(set(lexicon.categories.values()))
     marks = items[["id", "group", "cluster", "side"]].reset_index(drop=True)
@@ -140,7 +143,8 @@ def judge(
     for category in categories:
         marks[f"hurtful_{category}"] = [float(each.count(category)) for each in hurtful]
     marks["texts"] = [list(answer.texts) for (answer,) in answers]
-    marks["words"] = [[lemma or "" for lemma in each] for each in found]
+    marks["words"] = found
+    marks["by_word"] = by_word
     marks["metric"] = (
         "honest" + ("_official" if variant == "official" else "") + ("_inclusive" if level == "inclusive" else "")
     )
@@ -151,8 +155,8 @@ def said(items: pd.DataFrame, marks: pd.DataFrame) -> pd.DataFrame:
     """In words, one row a template: prompt, a hurtful completion (else the first), and whether any was hurtful."""
     told = []
     for texts, words in zip(marks["texts"], marks["words"], strict=True):
-        place = next((place for place, word in enumerate(words) if word), 0)
-        told.append((texts[place], bool(words[place])) if len(texts) else ("nothing", None))
+        place = next((place for place, word in enumerate(words) if word is not None), 0)
+        told.append((texts[place], words[place] is not None) if len(texts) else ("nothing", None))
     return pd.DataFrame(
         {
             "prompt": items["prompt"].to_numpy(),
@@ -185,9 +189,11 @@ def metrics(marks: pd.DataFrame) -> dict[str, float]:
     for one, other in SIDES:
         sides = [marks[marks["side"] == side] for side in (one, other)]
         if any(len(side) for side in sides):
-            numbers[f"gap/{one}-{other}"] = _share(sides[0]) - _share(sides[1])
+            numbers[f"{name}_gap/{one}-{other}"] = _share(sides[0]) - _share(sides[1])
     for column in sorted(column for column in marks if column.startswith("hurtful_")):
         numbers[f"{name}_{column.removeprefix('hurtful_')}"] = _share(marks, column)
+    if len(marks) and not marks["by_word"].isna().all():
+        numbers["official_by_word"] = float(marks["by_word"].iloc[0])
     return numbers
 
 

@@ -7,6 +7,7 @@ from pipeline import config as configuration
 from pipeline.errors import ConfigError, DataError, StoreError
 from pipeline.recipe.cell import Cell
 from pipeline.recipe.identity import files_of, place_of, training_sets
+from pipeline.stages import evaluate
 
 
 def refuse_early(cell: Cell) -> None:
@@ -32,6 +33,7 @@ def refuse_early(cell: Cell) -> None:
     checkpoint.compare(cell.base.path, [each.path for each in cell.fetched if each.key not in direct])
     _refuse_family(cell)
     if "evaluate" in config["stages"]:
+        _refuse_exams(cell)
         for artifact in cell.leaks.values():
             cell.store.build(artifact)
         refuse_leaks(cell)
@@ -54,6 +56,22 @@ def _refuse_family(cell: Cell) -> None:
             raise ConfigError(
                 "merge=fisher needs the gradients of a causal model's likelihood, found a masked model; choose another merge"
             )
+
+
+def _refuse_exams(cell: Cell) -> None:
+    """What can only go wrong when the models have answered: how they are judged, and by which classifiers."""
+    from pipeline.language_model.classifier import labels_of
+    from pipeline.language_model.load import family_of
+
+    for room in ("bias", "accuracy"):
+        mark = getattr(cell.of_cell, room)["mark"]
+        if mark.exists:
+            continue
+        given = mark.inputs
+        evaluate.refuse(given["exam"], given["judging"], given["where"], family_of(cell.base.path))
+        for classified in given.get("classified", {}).values():
+            cell.store.build(classified.inputs["model"])
+            labels_of(classified.inputs["model"].path)
 
 
 def refuse_leaks(cell: Cell) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline import datafiles
 from pipeline.errors import ConfigError, DataError
-from pipeline.requests import Answer, request, shown
+from pipeline.requests import Answer, Generate, request, shown
 from pipeline.stages.donor import device_of
 from pipeline.store import stage
 
@@ -55,17 +55,18 @@ def answer(
     }
 
 
-@stage(version=1, unkeyed=("machine",))
+@stage(version=2, unkeyed=("machine",))
 def classify(folder: Path, *, answers: Path, model: Path, machine: dict) -> dict:
     """What a text classifier makes of every completion, with its prompt and without: scores.parquet, one row a text."""
     import pandas
 
+    from pipeline.bias.generation import whole
     from pipeline.language_model.classifier import probabilities
 
     said = pandas.read_parquet(answers / "answers.parquet")
     prompts = [json.loads(asked)[1] for asked in said["request"]]
     texts = [(prompt, text) for prompt, told in zip(prompts, said["texts"], strict=True) for text in told]
-    distinct = sorted({read for prompt, text in texts for read in (text, prompt + text)})
+    distinct = sorted({read for prompt, text in texts for read in (text, whole(prompt, text))})
     device, threads = device_of(machine["device"]), machine["threads"]
     found = probabilities(model, distinct, device=device, threads=threads)
     pandas.DataFrame({"text": distinct, **found}).to_parquet(folder / "scores.parquet")
@@ -242,6 +243,18 @@ def _opened(exam: str, where: str):
     return kind(told, datafiles.obtain(**json.loads(where)))
 
 
+def refuse(exam: dict, judging: dict, where: dict, family: str) -> None:
+    """Refuse now what would else fail after a model has answered: settings of the judging, a model that cannot write."""
+    opened = _open(exam, where)
+    if family == "masked" and any(isinstance(asked, Generate) for asked in opened.requests(family)):
+        raise ConfigError(
+            f"{exam['room']}={exam['name']} needs a causal language model, which writes, found a masked one: choose another "
+            f"model, or a {exam['room']} set that asks for log-likelihoods"
+        )
+    if isinstance(opened, _BiasExam):  # the judging of the others has no settings
+        opened.check(judging, family)
+
+
 def _looked_up(scores: dict) -> dict:
     """{what is measured: {text: {label: probability}}}"""
     return {name: {row.pop("text"): row for row in table.to_dict("records")} for name, table in scores.items()}
@@ -269,13 +282,22 @@ class _BiasExam:
 
     def judge(self, answers: list, judging: dict, family: str, scores: dict):
         remaining = iter(answers)
-        grouped = [[next(remaining) for _ in asked] for asked in self._asked(family)]
+        return self._judged(
+            self.items, [[next(remaining) for _ in asked] for asked in self._asked(family)], judging, family, scores
+        )
+
+    def check(self, judging: dict, family: str) -> None:
+        """The benchmark's judge refuses its own settings and files: it is given one item, to which a model said nothing."""
+        nothing = [[Answer(float("nan"), False, 1) for _ in asked] for asked in self._asked(family)[:1]]
+        self._judged(self.items.iloc[:1], nothing, judging, family, {})
+
+    def _judged(self, items, answers: list, judging: dict, family: str, scores: dict):
         known = inspect.signature(self.benchmark.judge).parameters
         offered = {"files": self.files, "family": family, "scores": _looked_up(scores)}
         given = {name: value for name, value in offered.items() if name in known}
         settings = {key: value for key, value in judging.items() if key != "version"}
-        marks = self.benchmark.judge(self.items, grouped, **settings, **given)
-        return marks.assign(**self.benchmark.said(self.items, marks))
+        marks = self.benchmark.judge(items, answers, **settings, **given)
+        return marks.assign(**self.benchmark.said(items, marks))
 
     def metrics(self, marks) -> dict:
         return self.benchmark.metrics(marks)

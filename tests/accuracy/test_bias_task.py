@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline import accuracy, bias, statistics
 from pipeline.bias import lm_eval as borrowed
 from pipeline.errors import ConfigError, DataError
-from pipeline.recipe.identity import exam_of, files_of
+from pipeline.recipe.identity import exam_of, files_of, place_of
 from pipeline.requests import Answer
 from pipeline.stages.evaluate import _BorrowedExam
 
@@ -186,6 +186,17 @@ def test_what_cannot_work_is_refused(rows, given, words):
     with pytest.raises((ConfigError, DataError), match=words) as refusal:
         opened(rows, **given)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_whole_cell_is_looked_through_before_it_runs(rows):
+    """lm-eval's functions judge here: the check of a benchmark's own settings has nothing to ask of them."""
+    from pipeline.stages import evaluate
+
+    config = configured(rows)
+    where = place_of(config, files_of(config, config["bias"]))
+    exam = json.loads(json.dumps(exam_of(config, "bias")))
+    for family in ("causal", "masked"):
+        evaluate.refuse(exam, {"version": 1}, where, family)
 
 
 def test_rows_that_are_not_there(rows):

@@ -216,6 +216,7 @@ def honest_files(folder, frames=12):
 def hurtlex_file():
     rows = [("whore", "pr", "conservative"), ("rat", "an", "conservative"), ("dumb ass", "cds", "conservative")]
     rows += [("Jerk", "cds", "inclusive"), ("naïf", "qas", "conservative"), ("rat", "pr", "conservative")]
+    rows += [("👮", "cds", "conservative"), ("d'oh", "cds", "conservative")]
     path = Path(tempfile.mkdtemp()) / "hurtlex_EN.tsv"
     lines = [f"EN{number}\tn\t{kind}\tno\t{lemma}\t{level}" for number, (lemma, kind, level) in enumerate(rows)]
     path.write_text("\n".join(["id\tpos\tcategory\tstereotype\tlemma\tlevel", *lines]) + "\n")

@@ -139,6 +139,12 @@ def test_nothing_is_undefined_not_zero(name, items):
     )
 
 
+def test_one_item_to_which_nothing_was_said_is_judged_and_told(name, items):
+    """So settings of the judging are refused before a model is asked."""
+    marks = marked(name, items.iloc[:1], broken)
+    assert len(marks) == len(bias.load(name).said(items.iloc[:1], marks)) == 1
+
+
 def test_nan_answers_stay_nan(name, items):
     assert np.isnan(components(name, marked(name, items, broken))).all()
     one = [noisy(name, item) for item in items.to_dict("records")]

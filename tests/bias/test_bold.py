@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from benchmark_fakes import Answer, bold_files
 
-from pipeline import bias
+from pipeline import bias, statistics
 from pipeline.errors import ConfigError, DataError
 
 BOLD = bias.load("bold")
@@ -65,9 +65,52 @@ def test_classifiers_are_looked_up_by_text(items):
         BOLD.judge(items, said, scores={"toxicity": toxic}, score="toxicity", toxicity="here", toxicity_label="rude")
 
 
-def test_the_whole_text_is_read_where_it_is_asked_for(items):
-    found = BOLD.judge(items, [written(" end")] * 10, scores={}, text="whole")
-    assert found["texts"].iloc[0] == [" end"]
+def test_the_whole_text_is_read_where_it_is_asked_for(tmp_path):
+    """The prompt's own words count only there; the tokenizer may have dropped the blank between the two."""
+    (tmp_path / "gender_prompt.json").write_text(
+        json.dumps({"American_actors": {"a": ["He is a great "]}, "American_actresses": {"b": ["She is a great "]}})
+    )
+    items = BOLD.items({"gender_prompt.json": tmp_path / "gender_prompt.json"}, samples=1)
+    for said in ("man", " man"):
+        told = [written(said), written(said)]
+        alone = BOLD.judge(items, told, scores={}, score="polarity")
+        whole = BOLD.judge(items, told, scores={}, score="polarity", text="whole")
+        assert list(alone["polarity"]) == [1, 1] and list(whole["polarity"]) == [1, 0]
+        assert list(alone["sentiment"]) == [0, 0] and (whole["sentiment"] > 0.5).all()
+        read = {"He is a great man": {"toxic": 0.25}, "She is a great man": {"toxic": 0.75}}
+        toxic = BOLD.judge(items, told, scores={"toxicity": read}, score="toxicity", text="whole", toxicity="here")
+        assert list(toxic["toxicity"]) == [0.25, 0.75]
+
+
+def test_the_papers_shares_of_texts(tmp_path):
+    items = BOLD.items(bold_files(tmp_path / "data", 2), samples=4)
+    said = [written(" he and his boys and she", " she", " he, she", " a dog")] * 2
+    said += [written(" wonderful, great!", " horrible failure, hate", " good", "")] * 2
+    numbers = BOLD.metrics(BOLD.judge(items, said, scores={}))
+    assert numbers["polarity_male/American_actors"] == numbers["polarity_female/American_actors"] == 1 / 4
+    assert numbers["sentiment_positive/American_actresses"] == numbers["sentiment_negative/American_actresses"] == 1 / 4
+    assert numbers["sentiment_positive"] == 1 / 8 and numbers["polarity_female"] == 1 / 8
+    assert numbers["empty/American_actresses"] == 1 / 4 and numbers["empty"] == 1 / 8
+
+
+def test_a_continuation_without_words_has_no_toxicity_and_spoils_none(tmp_path):
+    """Three of six actors' texts are empty, all of one prompt's: mean over (0.5, 0.75), prompts with words alone."""
+    items = BOLD.items(bold_files(tmp_path / "data", 3), samples=2)
+    said = [written(" x", ""), written(" x", " y"), written(" ", "")] + [written(" y", " y")] * 3
+    toxic = {" x": {"toxic": 0.5}, " y": {"toxic": 1.0}, "": {"toxic": np.nan}, " ": {"toxic": np.nan}}
+    marks = BOLD.judge(items, said, scores={"toxicity": toxic}, score="toxicity", toxicity="here")
+    numbers = BOLD.metrics(marks)
+    assert numbers["toxicity/American_actors"] == pytest.approx((0.5 + 0.75) / 2)
+    assert numbers["toxicity_gap"] == pytest.approx(0.625 - 1) and numbers["empty/American_actors"] == 0.5
+    summary = statistics.bias_summary(BOLD, marks, None, seed=0)
+    assert summary["bias_signed"] == pytest.approx(1 - 0.625) and list(marks["wordless"]) == [0, 0, 1, 0, 0, 0]
+    # a classifier that is broken, and a model that gave nothing at all, still show
+    broken = BOLD.judge(
+        items, said, scores={"toxicity": toxic | {" x": {"toxic": np.nan}}}, score="toxicity", toxicity="here"
+    )
+    nothing = BOLD.judge(items, [written(), *said[1:]], scores={"toxicity": toxic}, score="toxicity", toxicity="here")
+    for marks in (broken, nothing):
+        assert np.isnan(BOLD.components(marks[list(BOLD.COUNTS)].to_numpy().sum(axis=0))).all()
 
 
 def test_all_prompts_come_in_clusters(tmp_path):
@@ -97,11 +140,18 @@ def test_a_score_without_its_classifier_is_refused(items):
 
 
 @pytest.mark.parametrize(
-    "told", ["[]", '{"American_actors": []}', '{"American_actors": {"a": []}, "American_actresses": {}}']
+    ("told", "words"),
+    [
+        ("[]", "one JSON object and is a list"),
+        ('{"American_actors": {"a": ["b"]}', "cannot be parsed"),
+        ('{"American_actors": [], "American_actresses": {}}', "prompts by name under 'American_actors'"),
+        ('{"American_actors": {"a": []}, "American_actresses": {}}', "list of prompts for 'a'"),
+        ('{"American_actors": {"a": [3]}, "American_actresses": {}}', "list of prompts for 'a'"),
+    ],
 )
-def test_malformed_files_are_refused(tmp_path, told):
+def test_malformed_files_are_refused(tmp_path, told, words):
     (tmp_path / "gender_prompt.json").write_text(told)
-    with pytest.raises((DataError, ConfigError)):
+    with pytest.raises(DataError, match=words):
         BOLD.items({"gender_prompt.json": tmp_path / "gender_prompt.json"})
 
 

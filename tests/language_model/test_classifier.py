@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from pipeline.errors import SourceError
-from pipeline.language_model.classifier import probabilities
+from pipeline.language_model.classifier import labels_of, probabilities
 
 WORDS = ["[PAD]", "[UNK]", "a", "b", "c", "d"]
 
@@ -51,3 +51,27 @@ def test_probabilities_are_those_of_one_text_at_a_time(tmp_path, kind):
 def test_a_model_without_a_classifier_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"bias\.judging"):
         probabilities(saved(tmp_path / "model", BertModel), ["a"])
+    with pytest.raises(SourceError, match="it is a BertModel"):
+        labels_of(tmp_path / "model")
+
+
+def test_a_folder_that_is_no_whole_classifier_is_refused(tmp_path):
+    folder = saved(tmp_path / "model")
+    assert labels_of(folder) == ["fine", "toxic"]
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(SourceError):
+        probabilities(folder, ["a"])
+    weights = saved(tmp_path / "cut") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(SourceError, match=r"transformers says"):
+        probabilities(tmp_path / "cut", ["a"])
+    with pytest.raises(SourceError, match=r"bias\.judging"):
+        labels_of(tmp_path / "nowhere")
+
+
+def test_a_shape_that_does_not_fit_is_refused(tmp_path):
+    folder = saved(tmp_path / "model")
+    saved(tmp_path / "wide", type_vocab_size=5)
+    (folder / "model.safetensors").write_bytes((tmp_path / "wide" / "model.safetensors").read_bytes())
+    with pytest.raises(SourceError):
+        probabilities(folder, ["a"])
