@@ -64,7 +64,7 @@ def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
             raise ConfigError(_one_sentence(error)) from error
     for cell, each in zip(cells, grid, strict=True):
         configuration.check(cell)
-        if any(key.startswith(("merge.", "donor.")) for key in as_dict(each)):
+        if any(key.startswith("merge.") or key in ("donor.models", "donor.shares") for key in as_dict(each)):
             _refuse_settings(cell)
     asked = [
         settle(cell, as_dict(each), workers) | {"overrides": as_dict(each)}
