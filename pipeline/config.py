@@ -210,7 +210,9 @@ def stereotypes(name: str) -> dict:
 
 def settings(unit: dict, *without: str) -> dict:
     """The settings of a unit: its YAML less the keys that describe it."""
-    described = {"name", "version", "benchmark", "files", "title", *OF_MERGES, *without}
+    described = {"name", "version", "benchmark", "files", "title", *without}
+    if "uses_weight" in unit:
+        described |= set(OF_MERGES)
     return {key: value for key, value in unit.items() if key not in described}
 
 

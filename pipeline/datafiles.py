@@ -59,7 +59,7 @@ def _one(name: str, entry: Mapping, data: Path | None, cache: Path) -> Path:
         if not file.is_file():
             raise DataError(
                 f"{file} is missing: expected {entry['path']} in the folder of the key data; put it there, "
-                f"or leave data out to download it from {entry['url']}"
+                f"or leave data out to download it{' from ' + entry['url'] if 'url' in entry else ''}"
             )
         return _verified(file, expected, cache, "replace it by the published file, or leave data out to download it")
     return _downloaded(name, entry, expected, cache)
@@ -73,7 +73,11 @@ def _packaged(name: str) -> Path:
 
 
 def _downloaded(name: str, entry: Mapping, expected: str, cache: Path) -> Path:
-    url = entry["url"]
+    url = entry.get("url")
+    if url is None:
+        raise DataError(
+            f"the file {name} of a data set is read from a folder only: give data=DIR, with {entry['path']} in it"
+        )
     if not _URL.fullmatch(url):
         raise ConfigError(
             f"the file {name} of a data set has the url {url}, expected https://…; mend its YAML in conf/"

@@ -79,7 +79,11 @@ class Exam:
 
 
 def load(
-    settings: dict, files: dict[str, Path], limit: int | None = None, between: tuple[float, float] = (0.0, 1.0)
+    settings: dict,
+    files: dict[str, Path],
+    limit: int | None = None,
+    between: tuple[float, float] = (0.0, 1.0),
+    of_accuracy: bool = True,
 ) -> Exam:
     """The exam of conf/accuracy/<name>.yaml.
 
@@ -88,6 +92,7 @@ def load(
         empty, from the hub at the pinned revision, which then has every task with `hub: true`.
     limit: the first so many items of each task, at least 1; None = all.
     between: the range in which the metric gives each item a number.
+    of_accuracy: refuse a metric of which less is better, or that is no mean over the items.
 
     Raises: ConfigError, DataError.
     Reference: Gao et al., A framework for few-shot language model evaluation (lm-eval), 2024.
@@ -116,7 +121,23 @@ def load(
     exam = Exam(settings, built, between)
     for task, made in exam._tasks:
         _refuse_unfit_metric(task, made, between)
+        if of_accuracy and task.in_mean:
+            _refuse_no_accuracy(exam, task, made)
     return exam
+
+
+def _refuse_no_accuracy(exam: Exam, task: TaskSettings, made) -> None:
+    """Of an accuracy more is better, and it is a mean over items."""
+    if made.higher_is_better().get(task.metric) is False:
+        raise ConfigError(
+            f"metric of task {task.name} should be better where it is higher, and {task.metric} is not; choose another"
+        )
+    aggregation = exam.aggregations()[task.name]
+    if task.scale == "share" and aggregation not in ("mean", "none"):
+        raise ConfigError(
+            f"metric of task {task.name} should be the mean over the items, found {task.metric} by way of {aggregation}; "
+            "choose another metric"
+        )
 
 
 def _file(task: TaskSettings) -> str | None:

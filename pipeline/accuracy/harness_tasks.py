@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import re
 import tempfile
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limi
     path = None if hub else files[settings.rows]
     where = f"{hub['repository']} at {hub['revision']}" if hub else str(path)
     definition = _definition(settings, files)
+    if settings.definition.startswith("lm_eval:") and re.search(
+        r"^unsafe_code:\s*true", definition.read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        raise ConfigError(
+            f"task {settings.name} runs programs that the model writes: use accuracy=generation, which limits them"
+        )
     try:
         with tempfile.TemporaryDirectory(prefix="pipeline-accuracy-") as scratch, _quiet():
             if path and path.suffix == ".raw":
@@ -47,7 +54,8 @@ def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limi
             _refuse_other_kinds(task, settings)
             if settings.perturb:
                 _perturb(task, settings, draw)
-            if settings.num_fewshot:
+            if task.config.num_fewshot:
+                _refuse_lack_of_examples(task, settings, path, examples)
                 task.set_fewshot_seed(FEWSHOT_SEED)
             # The bar that lm-eval draws for each task says nothing: building takes a second.
             with contextlib.redirect_stderr(io.StringIO()):
@@ -64,6 +72,16 @@ def items(task) -> list[tuple[int, list]]:
     for instance in task.instances:
         found.setdefault(instance.doc_id, []).append(instance)
     return [(number, sorted(instances, key=lambda instance: instance.idx)) for number, instances in found.items()]
+
+
+def _refuse_lack_of_examples(task, settings: TaskSettings, path: Path | None, examples: Path | None) -> None:
+    """lm-eval would take the examples from the rows that are asked."""
+    own = getattr(task.config.fewshot_config, "samples", None)
+    if path and not examples and not own:
+        raise ConfigError(
+            f"task {settings.name} shows {task.config.num_fewshot} solved examples, which its file of rows has not: "
+            "leave data= out, or choose another task"
+        )
 
 
 def _perturb(task, settings: TaskSettings, draw: int) -> None:
@@ -90,7 +108,8 @@ def _load(definition: Path, scratch: Path, settings: TaskSettings, overrides: di
     from lm_eval.tasks import TaskManager
 
     name, redirected = settings.name, scratch / "task.yaml"
-    told = {"include": str(definition), "task": name, "num_fewshot": settings.num_fewshot, **overrides}
+    few = {} if settings.num_fewshot is None else {"num_fewshot": settings.num_fewshot}
+    told = {"include": str(definition), "task": name, **few, **overrides}
     redirected.write_text(yaml.safe_dump(told))
     try:
         return TaskManager(include_defaults=False).load(str(redirected))["tasks"][name]

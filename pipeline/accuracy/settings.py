@@ -27,7 +27,7 @@ class TaskSettings:
     skill: str | None = None  # what it takes: tasks of one skill have a mean of their own
     scale: str = "share"  # share: the metric lies in [0, 1]; perplexity: exp of the mean loss a word, byte or item
     filter: str | None = None  # the one of the task's filters whose answers count; null = its only one
-    num_fewshot: int = 0  # solved examples in the prompt
+    num_fewshot: int | None = 0  # solved examples in the prompt; null = what the task's definition says
     fewshot_rows: str | None = None  # the name in `files` of the examples, jsonl, where rows come from files
     perturb: str | None = None  # typos, word_overlap, negation or length_mismatch: see perturb.py
     text: tuple[str, ...] = ()  # the columns that are perturbed
@@ -114,7 +114,7 @@ def _task(where: str, name: str, keys: dict) -> TaskSettings:
     if keys.get("scale") == "perplexity" and keys["in_mean"]:
         raise ConfigError(f"{where}: a perplexity is in no mean: set in_mean: false for {name}")
     few = keys.get("num_fewshot", 0)
-    if isinstance(few, bool) or not isinstance(few, int) or few < 0:
+    if few is not None and (isinstance(few, bool) or not isinstance(few, int) or few < 0):
         raise ConfigError(f"{where}: num_fewshot of {name} should be a whole number from 0 on, found {few!r}")
     if keys["rows"] is None and not keys["hub"]:
         raise ConfigError(f"{where}: task {name} should have rows or hub: true, found neither")

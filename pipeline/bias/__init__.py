@@ -8,10 +8,12 @@ A benchmark is a module of this package that has
     judge(items, answers, **settings) -> DataFrame              marks: id, group, cluster, numeric columns; with
                 arguments `files`, `family` ("causal" or "masked") and `scores` it is given the data files, who answered,
                 and what text classifiers made of the answers
+                a column `counts` says which marks are part of the statistic, where not all are
     said(items, marks) -> DataFrame                             prompt, answer, biased: in words, for the page
     COUNTS      the columns of the marks that `components` wants summed
     MIRROR      which column takes which one's place when stereotype and contrary change places; empty where a bias has
                 no contrary, so that there is no noise floor and no p-value either
+    INDEPENDENT True where each cluster is on one side of MIRROR only, as people of two groups are; may be absent
     ONE_SIDED   True where no component can be negative, so that intervals lie in [0, 1]; may be absent
     components(sums) -> array (..., m)       signed components in [-1, 1], nan where undefined
     metrics(marks) -> dict of the benchmark's own published metrics, over all items and per group with n

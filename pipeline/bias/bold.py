@@ -74,6 +74,7 @@ HINT = "give the original file under data=DIR"
 
 COUNTS = ("first", "first_score", "second", "second_score")
 MIRROR = {"first": "second", "second": "first", "first_score": "second_score", "second_score": "first_score"}
+INDEPENDENT = True  # a person or thing is on one side only: the null deals the sides out anew, so many to each
 
 
 def items(
@@ -183,6 +184,7 @@ def judge(
             _mean([_of(scores["regard"][each], "positive") - _of(scores["regard"][each], "negative") for each in told])
             for told in spoken
         ]
+    marks["counts"] = marks["side"] != ""
     counts = (marks["wordless"] == 0).to_numpy() if score in CLASSIFIED else True
     for side in ("first", "second"):
         here = (marks["side"] == side).to_numpy() & counts
@@ -224,7 +226,7 @@ def metrics(marks: pd.DataFrame) -> dict[str, float]:
         sides = [counted.loc[counted["side"] == side, score] for side in ("first", "second")]
         numbers[score] = float(counted[score].mean(skipna=False)) if len(counted) else float("nan")
         numbers[f"{score}_spread"] = float(np.ptp(list(means.values()))) if len(means) > 1 else float("nan")
-        numbers[f"{score}_gap"] = float(sides[0].mean(skipna=False) - sides[1].mean(skipna=False))
+        numbers[f"{score}_difference"] = float(sides[0].mean(skipna=False) - sides[1].mean(skipna=False))
         for group, part in groups.items():
             numbers[f"{score}/{group}"] = means[group]
             numbers[f"{score}_error/{group}"] = _standard_error(part, score)

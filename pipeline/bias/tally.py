@@ -42,6 +42,10 @@ def tally(
     Raises ConfigError for a setting that the benchmark lacks, DataError for predictions that do not fit its items.
     """
     name = module.__name__.rpartition(".")[2]
+    if not hasattr(module, "items"):
+        raise ConfigError(
+            f"the tally should be of a benchmark with items of its own, and {name} has none: choose another"
+        )
     reader = predictions.reader(name)
     wishes = reader.defaults(rows) if hasattr(reader, "defaults") else {}
     asking, judging = _known(module.items, "files"), _known(module.judge, "items", "answers", *GIVEN)

@@ -182,6 +182,7 @@ def judge(items: pd.DataFrame, answers: list) -> pd.DataFrame:
             lean=np.where(occupation, female - male, male - female),
         )
         counts = np.ones(len(marks), dtype=bool)
+    marks["counts"] = counts
     for name, here in (("men", counts & ~women), ("women", counts & women)):
         marks[f"{name}_pairs"] = here.astype(float)
         for side in ("pro", "anti"):

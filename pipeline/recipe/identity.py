@@ -40,11 +40,17 @@ def files_of(config: dict, unit: dict) -> dict:
 
     Rows that the user names (`rows` of bias=lm_eval) are declared here, by the sha256 that they have now.
     """
-    if unit.get("hub") and not config["data"]:
+    if not config["data"] and (unit.get("hub") or _has_own_hub(unit)):
         return {}
     if unit.get("benchmark") == "lm_eval":
         return {"rows": _named_by_the_user(config, unit)}
     return unit.get("files", {})
+
+
+def _has_own_hub(unit: dict) -> bool:
+    """Whether the tasks of an accuracy set each have a repository of their own."""
+    tasks = unit.get("tasks")
+    return isinstance(tasks, dict) and any(isinstance(task.get("hub"), dict) for task in tasks.values())
 
 
 def _named_by_the_user(config: dict, unit: dict) -> dict:

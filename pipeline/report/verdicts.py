@@ -91,7 +91,7 @@ def _evidence(row: Series, room: str) -> str:
 def _nothing_shown(row: Series, room: str, items: float) -> str:
     name = f"{room}_change"
     if row[name] == row[f"{name}_low"] == row[f"{name}_high"] == 0:
-        return "No difference at all: every item is judged as the base's."
+        return "No difference: in every template the judgements add up to the base's."
     enough = "this many items" if math.isnan(items) else f"{int(items):,} items"
     need, aside = row[f"{room}_items_needed"], []
     if leaves_out_zero(row, name):

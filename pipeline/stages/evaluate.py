@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline import datafiles
 from pipeline.errors import ConfigError, DataError
-from pipeline.requests import Answer, Generate, request, shown
+from pipeline.requests import Answer, Generate, LogLikelihood, request, shown
 from pipeline.stages.donor import device_of
 from pipeline.store import stage
 
@@ -108,7 +108,7 @@ def mark(
     return {"items": len(marks), "metrics": opened.metrics(marks)}
 
 
-@stage(version=2)
+@stage(version=3)
 def compare(folder: Path, *, marks: Path, base_marks: Path | None, exam: dict, seed: int) -> dict:
     """Score marks and, where the base's are given, the paired change against them, with intervals.
 
@@ -130,7 +130,7 @@ def compare(folder: Path, *, marks: Path, base_marks: Path | None, exam: dict, s
     why = statistics.accuracy_undefined(table, tasks)
     return {
         "tasks": {name: summary.pop(name) for name in tasks} | _more_of_tasks(exam, table, base, tasks, seed),
-        "accuracy_items": len(table),
+        "accuracy_items": int(table["group"].isin([name for name in tasks if tasks[name]["in_mean"]]).sum()),
         "tasks_in_mean": sum(task["in_mean"] for task in tasks.values()),
         **summary,
         **({"accuracy_undefined": why} if why else {}),
@@ -335,10 +335,15 @@ class _BorrowedExam:
             "chance": 0.0,  # of an accuracy; nothing here asks for it
             "in_mean": True,
             "cluster": self.settings["cluster"],
+            "num_fewshot": None,
         }
         whole = {"name": exam["name"], "hub": None if files else self.settings["hub"], "tasks": {task: declared}}
         between = (self.settings["low"], self.settings["high"])
-        self.exam = accuracy.load(whole, files, exam["limit"], between)
+        self.exam = accuracy.load(whole, files, exam["limit"], between, of_accuracy=False)
+        if not all(isinstance(asked, LogLikelihood) for asked in self.exam.requests()):
+            raise ConfigError(
+                f"bias.task should ask for log-likelihoods, and {task} asks for something else: choose another"
+            )
         if (aggregation := self.exam.aggregations()[task]) != "mean":
             raise ConfigError(
                 f"bias.metric should be the mean over the items of {task}, found {metric} by way of {aggregation}; "

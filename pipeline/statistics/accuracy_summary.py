@@ -45,6 +45,8 @@ def accuracy_summary(
         _spread(sums[task][:, :2], resamples, generator(seed, "accuracy", task), lambda each: _ratio(each, 1))
         for task in inside
     ]
+    if len(inside) > 1:
+        spread = [(max(error, _floor(sums[task])), count) for task, (error, count) in zip(inside, spread, strict=True)]
     summary["accuracy_low"], summary["accuracy_high"] = interval(
         summary["accuracy"], *_together(spread), ends=(0.0, 1.0)
     )
@@ -115,6 +117,21 @@ def _spread(sums_GK: np.ndarray, resamples: int, random: np.random.Generator, st
     if clusters < 2 or np.isnan(sums_GK).any():
         return float("nan"), clusters
     return standard_error(statistic(bootstrap(sums_GK, resamples, random)), clusters), clusters
+
+
+def _floor(sums_GK: np.ndarray) -> float:
+    """The standard error of a share of which too few items stand aside to tell: sqrt(p (1 - p) / G), p = (x + 1/2) / (G + 1).
+
+    For fewer than five right or wrong clusters the bootstrap sees less spread than there is, for none it sees none, and
+    among other tasks such a one would count as known exactly. 0 elsewhere.
+    Reference: Agresti, Coull (1998), The American Statistician 52 (why adding halves helps).
+    """
+    clusters = len(sums_GK)
+    right = clusters * _ratio(sums_GK.sum(axis=0), 1)
+    if not min(right, clusters - right) < 5:
+        return 0.0
+    share = (right + 0.5) / (clusters + 1)
+    return float(np.sqrt(share * (1 - share) / clusters))
 
 
 def _together(spread: list[tuple[float, int]]) -> tuple[float, float]:

@@ -27,7 +27,7 @@ import pandas as pd
 from pipeline.statistics.generator import generator
 from pipeline.statistics.interval import effect_size, folded, interval, standard_error
 from pipeline.statistics.paired import paired
-from pipeline.statistics.resampling import bootstrap, cluster_sums, exchange, p_value
+from pipeline.statistics.resampling import bootstrap, cluster_sums, exchange, p_value, shuffled
 
 KEYS = (
     "bias_score",
@@ -55,6 +55,9 @@ def bias_summary(
     change is nan. Raises ValueError where cell and base do not have the same items.
     """
     columns = list(module.COUNTS)
+    if "counts" in marks:  # others are shown and not compared
+        marks = marks[marks["counts"]]
+        base_marks = None if base_marks is None else base_marks[base_marks["counts"]]
     sums_GK = cluster_sums(marks, columns)
     clusters = len(sums_GK)
     summary = dict.fromkeys(KEYS, float("nan")) | {"items": len(marks), "clusters": clusters}
@@ -68,7 +71,16 @@ def bias_summary(
     if not np.isnan(parts).any():
         if module.MIRROR:
             mirrored_GK = sums_GK[:, [columns.index(module.MIRROR.get(name, name)) for name in columns]]
-            null_B = module.components(exchange(sums_GK, mirrored_GK, resamples, generator(seed, "bias", "mirror")))
+            random = generator(seed, "bias", "mirror")
+            if getattr(module, "INDEPENDENT", False):
+                there = sums_GK.any(axis=1)
+                mine_GK, mirrored_GK = sums_GK[there], mirrored_GK[there]
+                second = mine_GK[:, 0] == 0  # the first of COUNTS is how many items of a cluster are on the first side
+                one_GK = np.where(second[:, None], mirrored_GK, mine_GK)
+                other_GK = np.where(second[:, None], mine_GK, mirrored_GK)
+                null_B = module.components(shuffled(one_GK, other_GK, second, resamples, random))
+            else:
+                null_B = module.components(exchange(sums_GK, mirrored_GK, resamples, random))
             summary["noise_floor"] = float(np.quantile(np.abs(null_B).mean(axis=-1), 0.95))
             summary["bias_p"] = p_value(summary["bias_signed"], null_B.mean(axis=-1))
 
@@ -98,6 +110,8 @@ def bias_change(
     All nan where the change is undefined. Raises ValueError where the two do not have the same items.
     """
     columns = list(module.COUNTS)
+    if "counts" in marks:
+        marks, base_marks = marks[marks["counts"]], base_marks[base_marks["counts"]]
     sums_GK = cluster_sums(marks, columns)
     base_GK = cluster_sums(paired(marks, base_marks), columns)
 

@@ -52,6 +52,24 @@ def exchange(one_GK: np.ndarray, other_GK: np.ndarray, resamples: int, random: n
     return count @ one + np.concatenate(flipped)
 
 
+def shuffled(
+    one_GK: np.ndarray, other_GK: np.ndarray, swapped: np.ndarray, resamples: int, random: np.random.Generator
+) -> np.ndarray:
+    """sums_BK where `swapped` decides who enters as `other`, dealt out anew among the clusters, so many as there are.
+
+    one_GK, other_GK  each cluster as a member of the first group and of the second
+    swapped           [G], which of them are of the second
+    The permutation null of "two independent groups do not differ".
+    """
+    count, clusters = int(swapped.sum()), len(one_GK)
+    step, total = other_GK - one_GK, one_GK.sum(axis=0)
+    drawn = []
+    for start in range(0, resamples, rows := max(1, CHUNK // max(clusters, 1))):
+        places = random.random((min(rows, resamples - start), clusters)).argsort(axis=1)[:, :count]
+        drawn.append(total + step[places].sum(axis=1))
+    return np.concatenate(drawn)
+
+
 def p_value(observed: float, null_B: np.ndarray) -> float:
     """Two-sided: how often chance alone is at least as far from 0; counts the observation itself, so never 0.
 

@@ -214,8 +214,14 @@ def _owners(key: str) -> list[str]:
     return [
         f"{group}={choice}"
         for choice in configuration.choices(group)
-        if name in OmegaConf.load(configuration.CONF / group / f"{choice}.yaml")
+        if _holds(configuration.plain_file(configuration.CONF / group / f"{choice}.yaml"), name)
     ]
+
+
+def _holds(part, name: str) -> bool:
+    """Whether a dotted name is a key of nested mappings."""
+    first, _, rest = name.partition(".")
+    return isinstance(part, dict) and first in part and (not rest or _holds(part[first], rest))
 
 
 def _known_keys() -> list[str]:

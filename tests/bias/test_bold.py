@@ -28,7 +28,7 @@ def test_gap_by_hand(items):
     marks = BOLD.judge(items, said, scores={}, score="polarity")
     numbers = BOLD.metrics(marks)
     assert numbers["polarity/American_actors"] == pytest.approx(4 / 15) and numbers["polarity/American_actresses"] == 0
-    assert numbers["polarity_gap"] == numbers["polarity_spread"] == pytest.approx(4 / 15)
+    assert numbers["polarity_difference"] == numbers["polarity_spread"] == pytest.approx(4 / 15)
     assert BOLD.components(marks[list(BOLD.COUNTS)].sum().to_numpy()) == pytest.approx(2 / 15)
     values = np.array([1, 1, 1 / 3, 0, -1])
     assert numbers["polarity_error/American_actors"] == pytest.approx(values.std(ddof=1) / np.sqrt(5))
@@ -101,7 +101,7 @@ def test_a_continuation_without_words_has_no_toxicity_and_spoils_none(tmp_path):
     marks = BOLD.judge(items, said, scores={"toxicity": toxic}, score="toxicity", toxicity="here")
     numbers = BOLD.metrics(marks)
     assert numbers["toxicity/American_actors"] == pytest.approx((0.5 + 0.75) / 2)
-    assert numbers["toxicity_gap"] == pytest.approx(0.625 - 1) and numbers["empty/American_actors"] == 0.5
+    assert numbers["toxicity_difference"] == pytest.approx(0.625 - 1) and numbers["empty/American_actors"] == 0.5
     summary = statistics.bias_summary(BOLD, marks, None, seed=0)
     assert summary["bias_signed"] == pytest.approx(1 - 0.625) and list(marks["wordless"]) == [0, 0, 1, 0, 0, 0]
     # a classifier that is broken, and a model that gave nothing at all, still show

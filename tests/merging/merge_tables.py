@@ -13,7 +13,7 @@ from pipeline.merging.mixup import mixed
 from tests.merging import naive_merges as naive
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "merge"
-FACTS = ("name", "version", "uses_weight", "interpolates", "keeps_end")
+FACTS = ("name", "version", "family", "uses_weight", "interpolates", "keeps_end")
 MEASURED = ("calibration", "statistics", "examples", "max_length")  # what is measured on which text
 
 
