@@ -29,6 +29,7 @@ class Encoder:
 
     def __init__(self, tokenizer, length: int, prefix_token: str | None = None):
         self.tokenizer, self.length = tokenizer, length
+        self.cut = 0  # requests so far that lost their beginning
         self.prefix = prefix_id(tokenizer, prefix_token)
         self.prefix_text = None if self.prefix is None else tokenizer.decode(self.prefix)
 
@@ -53,6 +54,7 @@ class Encoder:
                 )
             cut += len(before) + len(after) > self.length + 1
             result.append(self.window(before, after))
+        self.cut += cut
         if cut:
             log.warning(
                 "%d of %d requests are longer than the model's %d tokens and lose their beginning",
@@ -91,6 +93,7 @@ class Encoder:
             tokens = table[text] or (self._prefix(),)
             cut += len(tokens) > self.length - room
             result.append(tokens[-(self.length - room) :])
+        self.cut += cut
         if cut:
             log.warning("%d of %d prompts are too long for the model and lose their beginning", cut, len(asked))
         return result

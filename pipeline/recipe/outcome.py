@@ -1,6 +1,7 @@
 """What the stages of a cell wrote, as one row for the cell, one for the base, and the donor's strength."""
 
 import hashlib
+import os
 
 from pipeline import config as configuration
 from pipeline.recipe.cell import Cell, Examined, origin
@@ -64,6 +65,14 @@ def collect(cell: Cell) -> dict:
     if evaluated:
         from pipeline import accuracy
 
+        for exam, room in ((cell.of_cell.bias, "bias"), (cell.of_cell.accuracy, "accuracy")):
+            told = exam["answer"].summary if exam["answer"].exists else {}
+            if told.get("cut"):
+                notes = [
+                    *notes,
+                    f"{room}={config[room]['name']}: {told['cut']} of {told['requests']} requests were longer than the model's "
+                    "limit and lost their beginning",
+                ]
         left_out = accuracy.left_out(config["accuracy"])
         notes = [
             *notes,
@@ -147,11 +156,18 @@ def _datasets(cell: Cell) -> list[dict]:
 def _dataset(declared: dict, files: dict, rows: int, role: str) -> dict:
     hub = declared.get("hub") or {}
     told = "".join(spec["sha256"] for _, spec in sorted(files.items())) or str(sorted(hub.items()))
-    source = next((spec.get("url") or spec.get("package") for spec in files.values()), None) or hub.get("repository")
+    places = [spec.get("url") or spec.get("package") or spec["path"] for spec in files.values()]
+    shared = places[0] if len(places) == 1 else os.path.commonprefix(places).rpartition("/")[0]  # noqa: RUF071 - letter by letter, of urls
+    # of one file its own sha256; of several the sha256 over theirs, in the order of their names
+    one = next(iter(files.values()))["sha256"] if len(files) == 1 else hashlib.sha256(told.encode()).hexdigest()
     return {
         "name": declared["name"],
-        "source": source or declared["name"],
-        "digest": hashlib.sha256(told.encode()).hexdigest(),
+        "source": f"{shared} ({len(places)} files)"
+        if len(places) > 1
+        else shared
+        if places
+        else hub.get("repository") or declared["name"],
+        "digest": one,
         "rows": rows,
         "context": role,
     }

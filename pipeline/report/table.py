@@ -73,7 +73,7 @@ PANEL = ("model", "bias", "accuracy_set")
 FINISHED = ("done", "found")
 LEGEND = (
     "* on the Pareto front (no other cell is both less biased and more accurate) · ! ruined (the model no longer "
-    "speaks) · [low, high] 95 % interval · change: against the base, paired by item · † a change that stands after Holm's "
+    "speaks, or fell to chance) · [low, high] 95 % interval · change: of the signed bias and of the accuracy, against the base, paired by item · † a change that stands after Holm's "
     "correction for all comparisons of the sweep"
 )
 LEVEL = 0.05  # of a corrected p below which a change is said to be there
@@ -166,7 +166,7 @@ def comparisons(table: DataFrame, room: str) -> Series:
 
 def stands(row: Series, name: str) -> bool:
     """Whether bias_change or accuracy_change is there after correction: its corrected p and its interval say so."""
-    return bool(row[f"{name}_p_holm"] <= LEVEL and leaves_out_zero(row, name))
+    return bool(row[f"{name}_p_holm"] <= LEVEL and leaves_out_zero(row, name) and not truth(row["ruined"]))
 
 
 def leaves_out_zero(row: Series, name: str) -> bool:

@@ -100,8 +100,8 @@ def no_width(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
         for words, rule in (
             (f"the bias {alone}", lambda row, _: lost(row, "bias") and row.get("clusters", math.nan) < 2),
             (
-                "the bias has a value but no interval, because it is undefined in some resamples (too few answers "
-                "besides 'unknown')",
+                "the bias has a value but no interval, because it is undefined in some resamples (too few of its "
+                "items count)",
                 lambda row, _: lost(row, "bias") and not row.get("clusters", math.nan) < 2,
             ),
             (
@@ -119,24 +119,23 @@ def no_width(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
 
 
 def ruined(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
-    """Models that no longer speak."""
+    """Models that no longer speak, or that fell to chance."""
     names = varying(table, axes)
     sentences = []
     for panel, rows in panels(table):
         cells = [
             cell_name(row, names)
             + (
-                f" (perplexity {numerals.plain(row['perplexity_ratio'])} times the base's)"
-                if row["perplexity_ratio"] > 1
-                else ""
+                f" (perplexity {numerals.plain(row['perplexity_ratio'])} times the base's, accuracy "
+                f"{numerals.with_interval(row, 'accuracy', numerals.percent)} %, chance {numerals.percent(row['chance'])})"
             )
             for _, row in rows.iterrows()
             if is_finished(row) and truth(row["ruined"])
         ]
         if cells:
             sentences.append(
-                f"{panel_name(panel, table)}: ruined, the model no longer speaks, so its bias score means "
-                f"nothing and it is never on the front: {_list(cells)}."
+                f"{panel_name(panel, table)}: ruined: the model no longer speaks (perplexity tripled), or "
+                f"fell to chance where the base was above it, so its bias score means nothing and it is never on the front: {_list(cells)}."
             )
     return sentences
 
@@ -160,7 +159,9 @@ def no_bias_to_reduce(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
         f"cannot be told from none with {_items(base)}: the interval is wider than the effect, and "
         f"there is no measured bias to reduce."
         for panel, base in _bases(table)
-        if base["bias_signed_low"] <= 0 <= base["bias_signed_high"] and not base["bias_score"] > base["noise_floor"]
+        if base["bias_signed_low"] <= 0 <= base["bias_signed_high"]
+        and base["bias_signed_low"] < base["bias_signed_high"]  # one without width is spoken of elsewhere
+        and not base["bias_score"] > base["noise_floor"]
     ]
 
 
@@ -190,7 +191,7 @@ def no_change(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
             else f"{len(quiet)} of {len(tested)} merges ({_list([cell_name(row, names) for row in quiet])}) did not "
             f"change"
         )
-        reach = f"; the intervals reach up to {numerals.score(half)} either way" if half > 0 else ""
+        reach = f"; the intervals reach up to {numerals.score(half)} to either side of the change" if half > 0 else ""
         sentences.append(
             f"{panel_name(panel, table)}: {what} the bias by more than {_items(quiet[0])} could show after "
             f"correction{reach}.{more}"

@@ -42,6 +42,8 @@ def answer(
 
     scorer = _loaded(model, prefix_token, dtype, json.dumps(machine, sort_keys=True))
     requests = _open(exam, where).requests(scorer.family)
+    encoder = getattr(scorer, "encoder", None)
+    before = getattr(encoder, "cut", 0)
     answers = scorer.answer(requests, label=exam["name"], scratch=scratch)
     pandas.DataFrame(
         {"request": [written(asked) for asked in requests]}
@@ -51,6 +53,7 @@ def answer(
     return {
         "family": scorer.family,
         "requests": len(requests),
+        "cut": getattr(encoder, "cut", 0) - before,  # that lost their beginning to the model's limit
         "tokens": sum(answer.tokens for answer in answers),
     }
 
@@ -268,6 +271,9 @@ class _BiasExam:
 
         self.benchmark, self.files = bias.load(exam["benchmark"]), files
         everything = self.benchmark.items(files, **exam["settings"])
+        if not everything["id"].is_unique:
+            twice = everything["id"][everything["id"].duplicated()].iloc[0]
+            raise DataError(f"the items of bias={exam['name']} should have ids of their own, found {twice!r} twice")
         self.items = bias.sample(everything, exam["limit"], exam["seed"])
         self.rows = bias.records(self.items)
         # prompts are built once, whether to look for leaks, to ask or to judge

@@ -166,8 +166,8 @@ def _from_recipe(config: dict) -> dict:
 
 def as_dict(overrides) -> dict:
     """Overrides by key, less Hydra's own; Hydra escapes colons and the like when it writes a grid out."""
-    pairs = (one.split("=", 1) for one in overrides if not one.lstrip("+").startswith(("hydra.", "hydra/")))
-    return {key: re.sub(r"\\(.)", r"\1", value) for key, value in pairs}
+    pairs = (one.partition("=") for one in overrides if not one.lstrip("+").startswith(("hydra.", "hydra/")))
+    return {key: re.sub(r"\\(.)", r"\1", value) for key, _, value in pairs}
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

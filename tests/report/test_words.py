@@ -29,7 +29,7 @@ def verdict(row, base=BASE, of=bias_verdict):
         ([cell(bias_score=np.nan)], "the bias of slerp 0.3 is undefined: no item has an answer that counts"),
         ([cell(bias_score=np.nan, bias_undefined="a reason")], "the bias of slerp 0.3 is undefined: a reason."),
         ([cell(accuracy=np.nan)], "the accuracy of slerp 0.3 is undefined: a task has no item"),
-        ([cell(ruined=True, perplexity_ratio=99.0)], "slerp 0.3 (perplexity 99 times the base's)"),
+        ([cell(ruined=True, perplexity_ratio=99.0)], "slerp 0.3 (perplexity 99 times the base's, accuracy"),
         ([cell(signed=0.21)], "no merge changed the bias by more than 400 items could show after correction"),
         ([cell(signed=0.21), cell("ties", **CLEAR)], "1 of 2 merges (slerp 0.3) did not change the bias"),
         ([cell(signed=-0.15)], "over-corrected, the bias now points the other way, measurably: slerp 0.3"),
@@ -102,7 +102,10 @@ def test_verdicts_of_bias():
     assert verdict(cell(signed=0.10)) == less
     assert verdict(cell(signed=0.30)).startswith("More biased than the base, by 0.080 (")
     assert verdict(cell(signed=-0.15)).startswith("Over-corrected")
-    assert verdict(cell(signed=0.22, change_half=0.0)) == "No difference at all: every item is judged as the base's."
+    assert (
+        verdict(cell(signed=0.22, change_half=0.0))
+        == "No difference: in every template the judgements add up to the base's."
+    )
     assert verdict(cell(ruined=True)).startswith("Ruined")
     assert verdict(failed()).startswith("No result: CheckpointError")
     assert verdict(cell(bias_score=np.nan)).startswith("The bias is undefined: no item has an answer that counts")
