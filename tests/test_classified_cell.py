@@ -59,7 +59,7 @@ def test_what_classifiers_say_is_in_the_row_and_asks_no_model_again(cell, tmp_pa
     recipe.run(described)
     row = recipe.collect(described)["row"]
     assert 0 < row["bold.toxicity"] < 1 and -1 < row["bold.regard"] < 1
-    assert row["bias_signed"] == pytest.approx(row["bold.regard_gap"] / 2)
+    assert row["bias_signed"] == pytest.approx(row["bold.regard_difference"] / 2)
 
     exam = described.of_cell.bias
     marks = pandas.read_parquet(exam["mark"].folder / "marks.parquet")
