@@ -1,5 +1,6 @@
 """Any of lm-eval's tasks, by name: a list of names becomes the declaration of a set."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def expanded(unit: dict, data: Path | None, cache: Path) -> dict:
             "fewshot_rows": examples,
             "filter": _filter(task),
         }
+        _say(name, tasks[name])
         if task.get("unsafe_code"):
             raise ConfigError(
                 f"accuracy.tasks should run no code of a model, found {name}: use accuracy=generation, which limits it"
@@ -60,6 +62,17 @@ def _read(path: Path) -> dict:
     for each in [included] if isinstance(included, str) else included or []:
         told = _read(path.parent / each) | told
     return told
+
+
+@functools.cache
+def _once(words: str) -> None:
+    print(words, flush=True)
+
+
+def _say(name: str, chosen: dict) -> None:
+    """What was chosen for the user, once a process: a metric or a filter by default is no small thing."""
+    by = f", filter {chosen['filter']}" if chosen["filter"] else ""
+    _once(f"{name}: metric {chosen['metric']}{by}, {chosen['num_fewshot']} solved examples")
 
 
 def _files(name: str, data: Path | None, few: bool, files: dict, cache: Path) -> tuple[str | None, str | None]:

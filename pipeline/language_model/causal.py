@@ -76,6 +76,10 @@ class CausalScorer(Scorer):
         """
         return self.score_tokens(self.encoder.pairs(requests), label, scratch)
 
+    @property
+    def cut(self) -> int:
+        return self.encoder.cut
+
     def log_likelihoods(self, requests: list[LogLikelihood], label: str, scratch: Path | None) -> list[Answer]:
         """Each continuation after its context; what stands after it cannot be read."""
         return self.score([(asked.context, asked.continuation) for asked in requests], label, scratch)

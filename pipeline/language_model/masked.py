@@ -107,6 +107,7 @@ class MaskedScorer(Scorer):
                 f"model, but it has {type(tokenizer).__name__}"
             )
         self.model, self.tokenizer, self.tokens_per_pack = model.eval(), tokenizer, tokens_per_pack
+        self._cut = 0
         self.body, self.mask = model.base_model, tokenizer.mask_token_id
         self.padding = tokenizer.pad_token_id or 0
         self.limit = _limit(model, tokenizer)
@@ -165,6 +166,10 @@ class MaskedScorer(Scorer):
             log.warning("%d of %d texts are longer than %d tokens and lose their beginning", cut, len(texts), most)
         return result
 
+    @property
+    def cut(self) -> int:
+        return self._cut
+
     def beginnings(self, texts: list[str], most: int) -> list[tuple[int, ...]]:
         """The first `most` tokens of each text that has any, special ones among them."""
         found = [self._texts([text])[text] for text in texts]
@@ -204,6 +209,7 @@ class MaskedScorer(Scorer):
             result.append(
                 [Masked(ids, place, places[-1] + 1 if asked.suffix is not None else place + 1) for place in places]
             )
+        self._cut += cut
         if cut:
             log.warning(
                 "%d of %d requests are longer than the model's %d tokens and lose their beginning",

@@ -16,6 +16,12 @@ class Scorer:
     """A model that answers. A family has `log_likelihoods`, `rolling` and `generate`."""
 
     family: str  # causal or masked
+
+    @property
+    def cut(self) -> int:
+        """How many requests so far lost their beginning to the model's limit."""
+        raise NotImplementedError
+
     model: torch.nn.Module
 
     @property

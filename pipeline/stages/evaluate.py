@@ -42,8 +42,7 @@ def answer(
 
     scorer = _loaded(model, prefix_token, dtype, json.dumps(machine, sort_keys=True))
     requests = _open(exam, where).requests(scorer.family)
-    encoder = getattr(scorer, "encoder", None)
-    before = getattr(encoder, "cut", 0)
+    before = scorer.cut
     answers = scorer.answer(requests, label=exam["name"], scratch=scratch)
     pandas.DataFrame(
         {"request": [written(asked) for asked in requests]}
@@ -53,7 +52,7 @@ def answer(
     return {
         "family": scorer.family,
         "requests": len(requests),
-        "cut": getattr(encoder, "cut", 0) - before,  # that lost their beginning to the model's limit
+        "cut": scorer.cut - before,  # that lost their beginning to the model's limit
         "tokens": sum(answer.tokens for answer in answers),
     }
 

@@ -95,7 +95,7 @@ def test_truncation_is_counted_once(caplog):
     assert [record.message for record in caplog.records] == [
         "2 of 3 requests are longer than the model's 96 tokens and lose their beginning"
     ]
-    assert long == again != short
+    assert long == again != short and scorer.cut == 2
 
 
 @pytest.mark.parametrize("request_", [("", ""), ("a", ""), ("", "x" * 100)])

@@ -204,8 +204,10 @@ def test_long_texts_lose_their_beginning(caplog):
     scorer = models.scorer("Bert")
     assert scorer.limit == 64
     long = LogLikelihood(" ".join(WORDS[:80]), " on the kitchen")
+    before = scorer.cut
     with caplog.at_level(logging.WARNING):
         answers = scorer.answer([long, LogLikelihood("The rain", " stopped"), long])
+    assert scorer.cut - before == 2
     assert [record.message for record in caplog.records] == [
         "2 of 3 requests are longer than the model's 64 tokens and lose their beginning"
     ]
