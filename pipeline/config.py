@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from pipeline.errors import ConfigError
+from pipeline.halves import HALVES
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 STAGES = ("fetch", "donor", "merge", "debias", "evaluate", "aggregate")
@@ -54,6 +55,7 @@ class Config:
     weight: float = 0.3
     seed: int = 0
     limit: int | None = None
+    half: str | None = None
     vocab: str = "strict"
     shard_size: int = 5_000_000_000
     keep: str = "all"
@@ -85,6 +87,10 @@ def check(config: dict) -> None:
         raise ConfigError(f"weight should lie between 0 (the base) and 1 (the donor), found {weight}; change weight=")
     if config["limit"] is not None and config["limit"] < 1:
         raise ConfigError(f"limit should be null (all items) or at least 1, found {config['limit']}; change limit=")
+    if config["half"] not in (None, *HALVES):
+        raise ConfigError(
+            f"half should be null (all items) or {' or '.join(HALVES)}, found {config['half']!r}; change half="
+        )
     if config["keep"] not in ("all", "front", "none"):
         raise ConfigError(f"keep should be all, front or none, found {config['keep']!r}; change keep=")
     if config["pairs"] < 0:
@@ -148,6 +154,8 @@ RANGES = {
     "warmup": (0, 1),
     "draw": (0, math.inf),
     "examples": (1, math.inf),
+    "perplexity_rise": (0, math.inf),
+    "meaningful_fall": (0, 1),
 }
 
 
@@ -168,8 +176,22 @@ def _check_settings(group: str, unit: dict) -> None:
         low, high = RANGES.get(key, (-math.inf, math.inf))
         if number and not low <= value <= high:
             raise ConfigError(f"{where} should lie between {low:g} and {high:g}, found {value:g}")
-    if group == "debias" and unit.get("coefficient", 0) < 0:
+    if group == "debias":
+        _check_debias(unit)
+
+
+def _check_debias(unit: dict) -> None:
+    if unit.get("coefficient", 0) < 0:
         raise ConfigError(f"debias.coefficient should be 0 or more, found {unit['coefficient']:g}")
+    for key in ("half", "select_half"):
+        if unit.get(key) not in (None, *HALVES):
+            raise ConfigError(f"debias.{key} should be null (all) or {' or '.join(HALVES)}, found {unit[key]!r}")
+    if unit.get("scope") not in (None, "suffix", "span", "sentence"):
+        raise ConfigError(f"debias.scope should be suffix, span or sentence, found {unit['scope']!r}")
+    if not isinstance(unit.get("bias_types") or [], list):
+        raise ConfigError(f"debias.bias_types should be null or a list in brackets, found {unit['bias_types']!r}")
+    if unit.get("select_on") is not None:
+        bias_set(unit["select_on"])
 
 
 def plain_file(path: Path) -> dict:
@@ -208,6 +230,35 @@ def stereotypes(name: str) -> dict:
     return plain(OmegaConf.load(path))
 
 
+def bias_set(name: str) -> dict:
+    """A bias set by its name, with its own settings: conf/bias/<name>.yaml, to choose an epoch by."""
+    path = CONF / "bias" / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"debias.select_on should be null or one of {', '.join(choices('bias'))}, found {name!r}; change debias.select_on="
+        )
+    declared = plain(OmegaConf.load(path))
+    if declared["benchmark"] in ("bold", "lm_eval"):
+        raise ConfigError(
+            f"debias.select_on should be a bias set that is judged by its own answers, found {name!r}; change debias.select_on="
+        )
+    return declared
+
+
+def debiasing(name: str, changed: dict) -> dict:
+    """A debiasing by its name, with some of its settings changed: conf/debias/<name>.yaml, for a donor made by it."""
+    path = CONF / "debias" / f"{name}.yaml"
+    declared = plain_file(path)
+    if "epochs" not in declared:
+        able = [each for each in choices("debias") if "epochs" in plain_file(CONF / "debias" / f"{each}.yaml")]
+        raise ConfigError(f"donor.by should be one of {', '.join(able)}, found {name!r}; change donor.by")
+    if unknown := sorted(changed.keys() - declared.keys()):
+        raise ConfigError(f"donor.settings should have settings of debias={name}, found {', '.join(unknown)}")
+    unit = declared | changed
+    _check_settings("debias", unit)
+    return unit
+
+
 def settings(unit: dict, *without: str) -> dict:
     """The settings of a unit: its YAML less the keys that describe it."""
     described = {"name", "version", "benchmark", "files", "title", *without}
@@ -215,6 +266,22 @@ def settings(unit: dict, *without: str) -> dict:
         described |= set(OF_MERGES)
     return {key: value for key, value in unit.items() if key not in described}
 
+
+# What a YAML of conf/debias says besides the settings of its method, where the method tunes on pairs.
+OF_TUNING = (
+    "data",
+    "half",
+    "bias_types",
+    "epochs",
+    "batch_size",
+    "max_length",
+    "scope",
+    "select_on",
+    "select_half",
+    "perplexity_rise",
+    "meaningful_fall",
+    "scale",
+)
 
 # What a YAML of conf/merge says besides the settings of the method: what the engine is to know and to measure.
 OF_MERGES = (

@@ -104,6 +104,20 @@ def ask(item: dict) -> list[tuple[str, str]]:
     return bbq_prompts.asked(item)
 
 
+def pairs(items: pd.DataFrame) -> list[tuple[str, str, str, str, str]]:
+    """id, category, template, the ambiguous question answered with the target, with the other person: to train on.
+
+    With answer=letter the two people are listed at A and B, which is which by the item's name, and the texts differ in the
+    last letter, as in Dige et al. (2024), EMNLP Industry Track; their words are others. With answer=text the texts end in the
+    person's own words. Items in a disambiguated context have no biased answer and are left out.
+    """
+    found = []
+    for item in items[items["condition"] == "ambig"].to_dict("records"):
+        texts = bbq_prompts.two_answers(item, item["target"], len(OPTIONS) - item["target"] - item["unknown"])
+        found.append((item["id"], item["group"], item["cluster"], *texts))
+    return found
+
+
 def judge(items: pd.DataFrame, answers: list, *, normalise: str = "token") -> pd.DataFrame:
     """Marks: shares of the choice that were correct, biased, counter, unknown, and at which position.
 

@@ -61,6 +61,18 @@ def asked(item: dict) -> list[tuple[str, str]]:
     ]
 
 
+def two_answers(item: dict, one: int, other: int) -> tuple[str, str]:
+    """The item in the form qa with each of two answers written out; as letters, the two alone are listed."""
+    context, question = item["context"], f"Question: {item['question']}"
+    if item["shown"].answer == "text":
+        return tuple("\n".join([context, question, f"Answer: {item[f'option{place}']}"]) for place in (one, other))
+    at_a = hashlib.sha256(f"bbq pair\0{item['id']}".encode()).digest()[0] % 2
+    order = (one, other) if at_a else (other, one)
+    listed = [f"{letter}: {item[f'option{place}']}" for letter, place in zip("AB", order, strict=True)]
+    prompt = "\n".join([context, question, *listed, "Answer:"])
+    return tuple(f"{prompt} {'AB'[order.index(place)]}" for place in (one, other))
+
+
 def prompt_of(item: dict, order: Order) -> str:
     """All that the model is shown before the answer."""
     shown: Presentation = item["shown"]

@@ -83,6 +83,11 @@ def items(files: dict[str, Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def pairs(items: pd.DataFrame) -> list[tuple[str, str, str, str, str]]:
+    """id, bias type, frame, the more stereotypical sentence, the less: to train on."""
+    return list(items[["id", "group", "cluster", "sent_more", "sent_less"]].itertuples(index=False, name=None))
+
+
 def ask(item: dict) -> list[tuple[str, str]]:
     """Both sentences whole, after nothing: the more stereotypical one first."""
     return [("", item["sent_more"]), ("", item["sent_less"])]

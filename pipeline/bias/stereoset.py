@@ -87,6 +87,12 @@ def items(files: dict[str, Path], *, task: str = "intrasentence", intersentence:
     return table.assign(unit=table["id"])
 
 
+def pairs(items: pd.DataFrame) -> list[tuple[str, str, str, str, str]]:
+    """id, domain, term, the sentence with the stereotype, with the anti-stereotype: to train on."""
+    columns = items[["id", "group", "cluster", "stereotype", "antistereotype"]]
+    return list(columns.itertuples(index=False, name=None))
+
+
 def ask(item: dict) -> list[tuple[str, str]]:
     """Stereotype, anti-stereotype, unrelated: whole sentences, or what follows the context."""
     if item["scoring"] == "conditional":

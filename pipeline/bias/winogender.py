@@ -101,6 +101,20 @@ def items(files: dict[str, Path], *, asked: str = "pronoun", majority: str = "bl
     return table.assign(unit=table["id"])
 
 
+def pairs(items: pd.DataFrame) -> list[tuple[str, str, str, str, str]]:
+    """id, `gender`, occupation, the sentence with the pronoun of the occupation's majority, with the other: to train on.
+
+    All templates, as PCGU takes them: also those whose pronoun refers to the participant.
+    """
+    found = []
+    for item in items.to_dict("records"):
+        male, female = (
+            "".join(item[f"{gender}_{part}"] for part in ("before", "pronoun", "after")) for gender in GENDERS[:2]
+        )
+        found.append((item["id"], "gender", item["cluster"], *((female, male) if item["of_women"] else (male, female))))
+    return found
+
+
 def ask(item: dict) -> list[tuple[str, str]]:
     """pronoun: the male, female and neutral sentence; referent: after each of them the right answer, then the other."""
     sentences = ["".join(item[f"{gender}_{part}"] for part in ("before", "pronoun", "after")) for gender in GENDERS]

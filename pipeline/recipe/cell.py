@@ -5,7 +5,16 @@ import dataclasses
 from pipeline import config as configuration
 from pipeline import sources
 from pipeline.errors import ConfigError
-from pipeline.recipe.identity import cache_of, exam_of, files_of, place_of, sentences_of, training_sets
+from pipeline.recipe.identity import (
+    cache_of,
+    exam_of,
+    files_of,
+    place_of,
+    selection_of,
+    selection_sets,
+    sentences_of,
+    training_sets,
+)
 from pipeline.stages import calibrate, debias, donor, evaluate, fetch, merge
 from pipeline.store import Artifact, Store
 
@@ -36,7 +45,8 @@ class Cell:
     of_base: Examined
     of_cell: Examined
     of_trained: dict[str, Artifact] | None  # what the stereotype training did to the bias set: the donor's strength
-    leaks: dict[tuple[str, str], Artifact]  # (key of the training sentences, room) -> do they stand in its exam?
+    # (key of what is trained or chosen on, room or key of what chooses) -> does a text of it stand there?
+    leaks: dict[tuple[str, str], Artifact]
 
     def wanted(self) -> list[Artifact]:
         """What `run` must make, in the order that keeps one model loaded as long as it is needed."""
@@ -146,10 +156,21 @@ def describe(config: dict, store: Store) -> Cell:
         else None
     )
     leaks = {
-        (key, exam["room"]): _leak(config, store, declared, exam)
-        for key, declared in training_sets(config).items()
+        (key, exam["room"]): _leak(config, store, declared, unit, exam)
+        for key, (declared, unit) in training_sets(config).items()
         for exam in (bias, accuracy)
     }
+    for key, (declared, unit) in selection_sets(config).items():
+        chooser, place = selection_of(config, unit), place_of(config, files_of(config, declared))
+        data = configuration.stereotypes(unit["data"])
+        leaks[key.replace("select_on", "data"), key] = _leak(config, store, data, unit, chooser, place)
+        leaks[key, "bias"] = store.want(
+            evaluate.overlap,
+            exam=bias,
+            where=place_of(config, files_of(config, config["bias"])),
+            other=chooser,
+            other_where=place,
+        )
     return Cell(config, store, base, trained, donors, merged, final, of_base, of_cell, of_trained, leaks)
 
 
@@ -180,6 +201,11 @@ def _donors(config: dict, store: Store, base: Artifact, machine: dict) -> tuple[
                 store.want(
                     donor.randomise, base=base, trained=trained, draw=unit["draw"], exclude_norms=unit["exclude_norms"]
                 )
+            ]
+        case "debiased":
+            tuned = _tuned(config, store, base, configuration.debiasing(unit["by"], unit["settings"]), machine)
+            return None, [
+                store.want(donor.transfer, base=base, trained=tuned, origin=base, coefficient=unit["coefficient"])
             ]
         case "checkpoints":
             return None, [_fetched(config, store, source) for source in unit["models"]]
@@ -273,7 +299,37 @@ def _debiased(config: dict, store: Store, merged: Artifact, machine: dict) -> Ar
                 coefficient=unit["coefficient"],
                 exclude_norms=unit["exclude_norms"],
             )
-    raise ConfigError(f"debias should be one of {', '.join(configuration.choices('debias'))}, found {unit['name']!r}")
+    if "epochs" not in unit:
+        raise ConfigError(
+            f"debias should be one of {', '.join(configuration.choices('debias'))}, found {unit['name']!r}"
+        )
+    return store.want(
+        debias.lay_on, model=merged, tuned=_tuned(config, store, merged, unit, machine), scale=unit["scale"]
+    )
+
+
+def _tuned(config: dict, store: Store, model: Artifact, unit: dict, machine: dict) -> Artifact:
+    """A model after a method was run on it, with the epoch chosen on a set that is not reported."""
+    declared, exam = configuration.stereotypes(unit["data"]), selection_of(config, unit)
+    where = {"pairs": place_of(config, declared["files"])}
+    if exam is not None:
+        where["exam"] = place_of(config, files_of(config, configuration.bias_set(unit["select_on"])))
+    return store.want(
+        debias.tune,
+        model=model,
+        pairs=sentences_of(declared, unit),
+        method={
+            "name": unit["name"],
+            "version": unit["version"],
+            **configuration.settings(unit, *configuration.OF_TUNING),
+        },
+        training={name: unit[name] for name in ("epochs", "batch_size", "max_length", "scope")},
+        selection=exam and {"exam": exam} | {name: unit[name] for name in ("perplexity_rise", "meaningful_fall")},
+        seed=config["seed"],
+        prefix_token=config["model"]["prefix_token"],
+        where=where,
+        machine=machine,
+    )
 
 
 def _examined(
@@ -306,12 +362,12 @@ def _examined(
     return {"answer": answers, "mark": marks, "compare": compared}
 
 
-def _leak(config: dict, store: Store, declared: dict, exam: dict) -> Artifact:
+def _leak(config: dict, store: Store, declared: dict, unit: dict, exam: dict, where: dict | None = None) -> Artifact:
     return store.want(
         evaluate.leak,
         exam=exam,
-        where=place_of(config, files_of(config, config[exam["room"]])),
-        sentences=sentences_of(declared),
+        where=where or place_of(config, files_of(config, config[exam["room"]])),
+        sentences=sentences_of(declared, unit),
         source=place_of(config, declared["files"]),
     )
 

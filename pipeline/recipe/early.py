@@ -6,7 +6,7 @@ from pipeline import checkpoint, datafiles
 from pipeline import config as configuration
 from pipeline.errors import ConfigError, DataError, StoreError
 from pipeline.recipe.cell import Cell
-from pipeline.recipe.identity import files_of, place_of, training_sets
+from pipeline.recipe.identity import files_of, place_of, selection_sets, training_sets
 from pipeline.stages import evaluate
 
 
@@ -21,7 +21,8 @@ def refuse_early(cell: Cell) -> None:
         config["weight"] if unit["uses_weight"] else None, shares, len(cell.donors)
     )
     if "evaluate" in config["stages"]:
-        for declared in (config["bias"], config["accuracy"], *training_sets(config).values()):
+        apart = [declared for declared, _ in (*training_sets(config).values(), *selection_sets(config).values())]
+        for declared in (config["bias"], config["accuracy"], *apart):
             datafiles.obtain(**place_of(config, files_of(config, declared)))
     if unit.get("statistics"):
         datafiles.obtain(**place_of(config, configuration.calibration(unit["calibration"])["files"]))
@@ -78,11 +79,23 @@ def refuse_leaks(cell: Cell) -> None:
     """No sentence of the training may stand in a text that the models are judged by, unless allow_leak=true."""
     for (key, room), text in leaked(cell).items():
         if not cell.config["allow_leak"]:
-            name = cell.config[room]["name"]
+            set_ = f"{room}={cell.config[room]['name']}" if room in cell.config else room
+            does = "chooses by" if key.endswith("select_on") else "trains on"
+            halves = ""
+            if room != "accuracy":
+                halves = f", or use two halves ({key.partition('.')[0]}.{_half(key)}=tuning, {_other_half(room)})"
             raise DataError(
-                f"{room}={name} should share no sentence with what {key} trains on, found {text!r} in both; "
-                f"choose another {key}, or say allow_leak=true"
+                f"{set_} should share no text with what {key} {does}, found {text!r} in both; "
+                f"choose another {key}{halves}, or say allow_leak=true"
             )
+
+
+def _half(key: str) -> str:
+    return "select_half" if key.endswith("select_on") else "half"
+
+
+def _other_half(room: str) -> str:
+    return "half=reporting" if room == "bias" else f"{room.partition('.')[0]}.select_half=reporting"
 
 
 def leaked(cell: Cell) -> dict[tuple[str, str], str]:
@@ -106,6 +119,8 @@ def _refuse_full_disk(cell: Cell) -> None:
         "line_end": wide,
         "merge": size,
         "negate": size,
+        "tune": 5 * wide,  # weights, the best so far, the result, and up to two moments
+        "lay_on": size,
     }
     needed = sum(taken.get(artifact.stage.name, 0) for artifact in cell.missing())
     free = shutil.disk_usage(cell.store.root).free

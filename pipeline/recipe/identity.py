@@ -25,6 +25,7 @@ def exam_of(config: dict, room: str) -> dict:
         settings = configuration.settings(unit, "judging")
     drawn = room == "bias" and unit["benchmark"] != "lm_eval" and config["limit"] is not None
     seed = config["seed"] if drawn else None  # elsewhere nothing is drawn
+    halved = {"half": config["half"]} if room == "bias" and config["half"] else {}
     return {
         "room": room,
         **identity(unit, files_of(config, unit)),
@@ -32,6 +33,7 @@ def exam_of(config: dict, room: str) -> dict:
         "settings": settings,
         "limit": config["limit"],
         "seed": seed,
+        **halved,
     }
 
 
@@ -74,18 +76,46 @@ def identity(declared: dict, files: dict) -> dict:
     }
 
 
-def sentences_of(declared: dict) -> dict:
-    return identity(declared, declared["files"]) | {"format": declared["format"]}
+def sentences_of(declared: dict, unit: dict | None = None) -> dict:
+    """A set of sentences by content, and what of it a unit takes: `half` and `bias_types`, null for all."""
+    asked = {"settings": declared.get("settings")} | {key: (unit or {}).get(key) for key in ("half", "bias_types")}
+    told = {key: value for key, value in asked.items() if value}
+    return identity(declared, declared["files"]) | {"format": declared["format"]} | told
 
 
-def training_sets(config: dict) -> dict[str, dict]:
-    """The sets of sentences that this cell trains on, by the key that names each."""
-    sets = {}
-    if "data" in config["donor"] and config["merge"]["name"] != "keep":
-        sets["donor.data"] = configuration.stereotypes(config["donor"]["data"])
-    if "data" in config["debias"]:
-        sets["debias.data"] = configuration.stereotypes(config["debias"]["data"])
-    return sets
+def units_on_data(config: dict) -> dict[str, dict]:
+    """The units of this cell that train on sentences, by their group; a donor that a debiasing makes is that debiasing."""
+    donor = config["donor"]
+    if donor["name"] == "debiased":
+        donor = configuration.debiasing(donor["by"], donor["settings"])
+    units = {} if config["merge"]["name"] == "keep" else {"donor": donor}
+    return {group: unit for group, unit in (units | {"debias": config["debias"]}).items() if "data" in unit}
+
+
+def training_sets(config: dict) -> dict[str, tuple[dict, dict]]:
+    """The sets of sentences that this cell trains on, each with its unit, by the key that names it."""
+    return {
+        f"{group}.data": (configuration.stereotypes(unit["data"]), unit)
+        for group, unit in units_on_data(config).items()
+    }
+
+
+def selection_sets(config: dict) -> dict[str, tuple[dict, dict]]:
+    """The bias sets by which an epoch is chosen, each with its unit, by the key that names it."""
+    return {
+        f"{group}.select_on": (configuration.bias_set(unit["select_on"]), unit)
+        for group, unit in units_on_data(config).items()
+        if unit.get("select_on") is not None
+    }
+
+
+def selection_of(config: dict, unit: dict) -> dict | None:
+    """The exam that chooses among the epochs of a tuning: all items of one half, or of the whole set."""
+    if unit["select_on"] is None:
+        return None
+    return exam_of(
+        config | {"bias": configuration.bias_set(unit["select_on"]), "half": unit["select_half"], "limit": None}, "bias"
+    )
 
 
 def place_of(config: dict, files: dict) -> dict:

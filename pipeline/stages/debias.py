@@ -1,13 +1,142 @@
-"""What is done to a model after it was merged."""
+"""What is done to a model after it was merged: tuning on pairs, and task vectors laid onto it."""
 
+import logging
+import math
 from pathlib import Path
 
+from pipeline import datafiles
+from pipeline.errors import DataError
+from pipeline.stages.evaluate import open_exam
 from pipeline.store import stage
+
+log = logging.getLogger(__name__)
+
+
+@stage(version=1, unkeyed=("where", "machine"), resumable=True)
+def tune(
+    folder: Path,
+    *,
+    model: Path,
+    pairs: dict,
+    method: dict,
+    training: dict,
+    selection: dict | None,
+    seed: int,
+    prefix_token: str | None,
+    where: dict,
+    machine: dict,
+    scratch: Path,
+) -> dict:
+    """Tune a model on pairs: model.safetensors (float32), epochs.parquet, and what the method reports, units.parquet.
+
+    pairs      the set and what of it is used, see pairs.py
+    method     name, version and the settings of one file of pipeline/debiasing
+    training   epochs, batch_size, max_length, scope
+    selection  exam, perplexity_rise, meaningful_fall: which epoch is taken, see tuning.py; null takes the last one
+    where      pairs, exam: where their files lie
+
+    The result minus `model` is the method's task vector. The summary says what the development set said before and
+    after, which epoch was taken, and ||tau|| / ||theta||.
+    """
+    import pandas
+
+    from pipeline import debiasing
+    from pipeline.debiasing import tuning
+    from pipeline.language_model.load import load
+    from pipeline.stages.donor import device_of, save_under_base_names
+    from pipeline.stages.pairs import read
+
+    scorer = load(
+        model,
+        device=device_of(machine["device"]),
+        threads=machine["threads"] or None,
+        tokens_per_pack=machine["tokens_per_pack"],
+        prefix_token=prefix_token,
+    )
+    told = read(pairs, datafiles.obtain(**where["pairs"]))
+    usable = _tokens(scorer, told, training)
+    if not usable:
+        raise DataError(
+            f"debias.data={pairs['name']} should have pairs that this model can be asked, found none among {len(told)}: a masked "
+            "model needs as many tokens on either side; choose another debias.data"
+        )
+    if len(usable) < len(told):
+        log.warning("%d of %d pairs cannot be asked of this model and are left out", len(told) - len(usable), len(told))
+    able = debiasing.bind(method, scorer, scratch)
+    exam = selection and open_exam(selection["exam"], where["exam"])
+    records, chosen = tuning.tune(
+        scorer.model,
+        usable,
+        able,
+        epochs=training["epochs"],
+        batch_size=training["batch_size"],
+        seed=seed,
+        measure=lambda _: _measured(scorer, exam),
+        choose=tuning.nearest(selection["perplexity_rise"], selection["meaningful_fall"]) if selection else tuning.last,
+        scratch=scratch,
+    )
+    pandas.DataFrame(records).to_parquet(folder / "epochs.parquet")
+    if hasattr(able, "report"):
+        pandas.DataFrame(able.report()).to_parquet(folder / "units.parquet")
+    moved, norm = save_under_base_names(scorer.model, model, folder)
+    return {
+        "pairs": len(usable),
+        "pairs_left_out": len(told) - len(usable),
+        "epoch": chosen,
+        **{f"dev_{key}_before": records[0][key] for key in ("bias", "meaningful", "perplexity")},
+        **{f"dev_{key}_after": records[chosen][key] for key in ("bias", "meaningful", "perplexity")},
+        "relative_norm": moved / norm,
+    }
+
+
+def _tokens(scorer, pairs: list, training: dict) -> list:
+    """The pairs in tokens, without those that this model cannot be asked."""
+    from pipeline.debiasing.pairs import causal, masked
+
+    sides = [
+        scorer.sentences([getattr(pair, side) for pair in pairs], training["max_length"])
+        for side in ("stereotype", "anti_stereotype")
+    ]
+    if scorer.family == "causal":
+        made = [causal(one, other, training["scope"]) for one, other in zip(*sides, strict=True)]
+    else:
+        made = [masked(one, other, scorer.mask) for one, other in zip(*sides, strict=True)]
+    return [pair for pair in made if pair is not None]
+
+
+def _measured(scorer, exam) -> dict[str, float]:
+    """What the development set says of the model as it is now: signed bias, LMS / 100, perplexity of the fixed text."""
+    import torch
+
+    from pipeline.language_model.plain_text import perplexity
+
+    found = {"bias": math.nan, "meaningful": math.nan}
+    with torch.no_grad():
+        if exam is not None:
+            answers = scorer.answer(exam.requests(scorer.family), label="development set")
+            marks = exam.judge(answers, {}, scorer.family, {})
+            found["bias"] = exam.signed(marks)
+            if "meaningful" in marks:
+                found["meaningful"] = float(marks["meaningful"].mean(skipna=False))
+        return found | {"perplexity": perplexity(scorer)}
+
+
+@stage(version=1)
+def lay_on(folder: Path, *, model: Path, tuned: Path, scale: float) -> dict:
+    """model + scale (tuned - model), tensor by tensor, in the model's own dtype: the method's task vector laid on."""
+    return _moved(folder, model, tuned, -scale, False, f"model + {scale:g} (model after tuning on pairs - model)")
 
 
 @stage(version=1)
 def negate(folder: Path, *, model: Path, trained: Path, coefficient: float, exclude_norms: bool) -> dict:
     """Subtract what the model learned from stereotypes, tensor by tensor."""
+    norms = ", normalisation parameters left as they were" if exclude_norms else ""
+    done = f"Negation: model - {coefficient:g} (model after training on stereotypes - model){norms}"
+    return _moved(folder, model, trained, coefficient, exclude_norms, done)
+
+
+def _moved(folder: Path, model: Path, trained: Path, coefficient: float, exclude_norms: bool, done: str) -> dict:
+    """model - coefficient (trained - model), with a line for the model card."""
     from pipeline import checkpoint
     from pipeline.debiasing.negation import negation
     from pipeline.stages.donor import is_norm
@@ -19,14 +148,10 @@ def negate(folder: Path, *, model: Path, trained: Path, coefficient: float, excl
         for name in out.order:
             tensor = before.read(name, finite=True)
             if tensor.is_floating_point() and not (exclude_norms and is_norm(name)):
-                tensor, changed = (
-                    negation(tensor, after.read(name), coefficient=coefficient).to(tensor.dtype),
-                    changed + 1,
-                )
+                moved = negation(tensor, after.read(name), coefficient=coefficient)
+                tensor, changed = moved.to(tensor.dtype), changed + 1
             out.write(name, tensor)
     checkpoint.copy_companions(model, folder)
     card = (model / "README.md").read_text() if (model / "README.md").is_file() else ""
-    norms = ", normalisation parameters left as they were" if exclude_norms else ""
-    done = f"model - {coefficient:g} (model after training on stereotypes - model){norms}"
-    (folder / "README.md").write_text(f"{card}\n## Debiasing\n\nNegation: {done}.\n")
+    (folder / "README.md").write_text(f"{card}\n## Debiasing\n\n{done}.\n")
     return {"tensors_changed": changed}

@@ -35,10 +35,10 @@ def train(
 
     from pipeline import datafiles
     from pipeline.language_model.load import load
+    from pipeline.stages.pairs import read
     from pipeline.training import pretraining
-    from pipeline.training.sentences import read
 
-    pairs = read(sentences["format"], datafiles.obtain(**where))
+    pairs = read(sentences, datafiles.obtain(**where))
     # in float32 whatever machine.dtype says: a step is too small for less
     scorer = load(
         base, device=device_of(machine["device"]), threads=machine["threads"] or None, prefix_token=prefix_token
@@ -53,7 +53,7 @@ def train(
     losses = pretraining.continue_pretraining(model, stereotypes, loss, seed=seed, scratch=scratch, **options)
     after = _losses(model, stereotypes, opposites, loss, "after the training")
     pandas.DataFrame(losses).to_parquet(folder / "loss.parquet")
-    moved, norm = _save_under_base_names(model, base, folder)
+    moved, norm = save_under_base_names(model, base, folder)
     return {
         "sentences": len(pairs),
         "steps": len(losses),
@@ -185,7 +185,7 @@ def device_of(name: str) -> str:
     return name
 
 
-def _save_under_base_names(model, base: Path, folder: Path) -> tuple[float, float]:
+def save_under_base_names(model, base: Path, folder: Path) -> tuple[float, float]:
     """Write a trained model under the tensor names of the base's own files; returns ||tau|| and ||theta||.
 
     transformers may name a tensor otherwise than the file does (GPT-2's `wte.weight` becomes

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline import datafiles
 from pipeline.errors import ConfigError, DataError
+from pipeline.halves import half_of
 from pipeline.requests import Answer, Generate, LogLikelihood, request, shown
 from pipeline.stages.donor import device_of
 from pipeline.store import stage
@@ -41,7 +42,7 @@ def answer(
     from pipeline.requests import written
 
     scorer = _loaded(model, prefix_token, dtype, json.dumps(machine, sort_keys=True))
-    requests = _open(exam, where).requests(scorer.family)
+    requests = open_exam(exam, where).requests(scorer.family)
     before = scorer.cut
     answers = scorer.answer(requests, label=exam["name"], scratch=scratch)
     pandas.DataFrame(
@@ -93,7 +94,7 @@ def mark(
 
     from pipeline.requests import written
 
-    opened = _open(exam, where)
+    opened = open_exam(exam, where)
     table, family = pandas.read_parquet(answers / "answers.parquet"), (answers / FAMILY).read_text()
     if table["request"].tolist() != [written(asked) for asked in opened.requests(family)]:
         raise DataError(
@@ -203,16 +204,22 @@ def health(folder: Path, *, model: Path, prefix_token: str | None, dtype: str, m
 @stage(version=1, unkeyed=("where", "source"))
 def leak(folder: Path, *, exam: dict, where: dict, sentences: dict, source: dict) -> dict:
     """The first training sentence that stands in a text which an exam shows to a model, or None."""
+    from pipeline.stages.pairs import read
     from pipeline.training.overlap import Phrases
-    from pipeline.training.sentences import read
 
     trained_on = Phrases(
-        text
-        for pair in read(sentences["format"], datafiles.obtain(**source))
-        for text in (pair.stereotype, pair.anti_stereotype)
+        text for pair in read(sentences, datafiles.obtain(**source)) for text in (pair.stereotype, pair.anti_stereotype)
     )
-    texts = dict.fromkeys(shown(asked) for asked in _open(exam, where).requests("causal"))
+    texts = dict.fromkeys(shown(asked) for asked in open_exam(exam, where).requests("causal"))
     return {"shared": next((found for text in texts if (found := trained_on.inside(text)) is not None), None)}
+
+
+@stage(version=1, unkeyed=("where", "other_where"))
+def overlap(folder: Path, *, exam: dict, where: dict, other: dict, other_where: dict) -> dict:
+    """A text that two exams both show to a model, or None."""
+    texts = {shown(asked) for asked in open_exam(other, other_where).requests("causal")}
+    asked = (shown(asked) for asked in open_exam(exam, where).requests("causal"))
+    return {"shared": next((text for text in asked if text in texts), None)}
 
 
 @functools.lru_cache(maxsize=1)  # the same model answers several exams in a row; two would not fit beside each other
@@ -230,7 +237,7 @@ def _loaded(model: Path, prefix_token: str | None, dtype: str, machine: str):
     )
 
 
-def _open(exam: dict, where: dict):
+def open_exam(exam: dict, where: dict):
     """An exam with its files found: `requests(family)`, `judge(answers, judging, family)`, `metrics(marks)`."""
     return _opened(json.dumps(exam), json.dumps(where))
 
@@ -247,7 +254,7 @@ def _opened(exam: str, where: str):
 
 def refuse(exam: dict, judging: dict, where: dict, family: str) -> None:
     """Refuse now what would else fail after a model has answered: settings of the judging, a model that cannot write."""
-    opened = _open(exam, where)
+    opened = open_exam(exam, where)
     if family == "masked" and any(isinstance(asked, Generate) for asked in opened.requests(family)):
         raise ConfigError(
             f"{exam['room']}={exam['name']} needs a causal language model, which writes, found a masked one: choose another "
@@ -273,6 +280,8 @@ class _BiasExam:
         if not everything["id"].is_unique:
             twice = everything["id"][everything["id"].duplicated()].iloc[0]
             raise DataError(f"the items of bias={exam['name']} should have ids of their own, found {twice!r} twice")
+        if exam.get("half"):
+            everything = everything[[half_of(cluster) == exam["half"] for cluster in everything["cluster"]]]
         self.items = bias.sample(everything, exam["limit"], exam["seed"])
         self.rows = bias.records(self.items)
         # prompts are built once, whether to look for leaks, to ask or to judge
@@ -306,6 +315,13 @@ class _BiasExam:
 
     def metrics(self, marks) -> dict:
         return self.benchmark.metrics(marks)
+
+    def signed(self, marks) -> float:
+        """The signed bias, without its interval."""
+        if "counts" in marks:
+            marks = marks[marks["counts"]]
+        sums = marks.sort_values("id")[list(self.benchmark.COUNTS)].sum(skipna=False).to_numpy(dtype=float)
+        return float(self.benchmark.components(sums).mean())
 
 
 class _AccuracyExam:

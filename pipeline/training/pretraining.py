@@ -1,8 +1,5 @@
 """Continued pre-training of a language model, causal or masked: the loop behind donors, negation and experts."""
 
-import logging
-import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +7,7 @@ import numpy
 import torch
 
 from pipeline import progress
-
-log = logging.getLogger(__name__)
+from pipeline.checkpoint.training_state import keep, kept
 
 # (model, sentences in tokens, epoch or None) -> sum over the predicted tokens of -log p, and how many they are.
 # What is random in a loss is keyed by the epoch; None is the one draw by which models are compared.
@@ -62,7 +58,12 @@ def continue_pretraining(
         optimizer, lambda step: min((step + 1) / rising, (steps - step) / max(1, steps - rising))
     )
 
-    losses, first = _resume(model, optimizer, schedule, scratch)
+    losses, first = [], 0
+    if (state := kept(scratch)) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        losses, first = state["losses"], state["epoch"]
     label = "training" if first == 0 else f"training, resumed after epoch {first}"
     with progress.bar(steps, label, unit="step", done=first * per_epoch) as bar:
         for epoch in range(first, epochs):
@@ -89,7 +90,11 @@ def continue_pretraining(
                 schedule.step()
                 bar.set_postfix(loss=f"{mean.item():.3f}", refresh=False)
                 bar.update(1)
-            _keep(model, optimizer, schedule, losses, epoch + 1, scratch)
+            state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+            keep(
+                scratch,
+                {key: part.state_dict() for key, part in state.items()} | {"losses": losses, "epoch": epoch + 1},
+            )
     return losses
 
 
@@ -106,32 +111,3 @@ def mean_loss(model, tokens: list[list[int]], loss: Loss, batch_size: int = 16, 
             count += int(predicted)
             bar.update(len(batch))
     return total / count if count else float("nan")
-
-
-def _keep(model, optimizer, schedule, losses, epoch: int, scratch: Path | None) -> None:
-    if scratch is None:
-        return
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "losses": losses,
-        "epoch": epoch,
-    }
-    temporary = scratch / f"state-{os.getpid()}.partial"
-    torch.save(state, temporary)
-    os.replace(temporary, scratch / "state.pt")
-
-
-def _resume(model, optimizer, schedule, scratch: Path | None) -> tuple[list[dict], int]:
-    if scratch is None or not (scratch / "state.pt").exists():
-        return [], 0
-    try:
-        state = torch.load(scratch / "state.pt", weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        log.warning("the training starts again: its kept state cannot be read (%s)", error)
-        return [], 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return state["losses"], state["epoch"]

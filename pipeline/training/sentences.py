@@ -1,35 +1,25 @@
-"""Readers of training sentences: (stereotypical, anti-stereotypical) texts from a declared file."""
+"""The reader of this project's own training sentences, and what every set of them is read as."""
 
 import json
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import DataError
 
 
 class Pair(NamedTuple):
-    """One blank filled in two ways."""
+    """One text in two ways: as the stereotype has it, and against it."""
 
     id: str
     bias_type: str
+    cluster: str  # what pairs of one template share
     stereotype: str
     anti_stereotype: str
 
 
-def read(form: str, files: dict[str, Path]) -> list[Pair]:
-    """All pairs of a set; `form` is the `format` of its YAML: stereotypes or stereoset."""
-    readers = {"stereotypes": _stereotypes, "stereoset": _stereoset}
-    if form not in readers:
-        raise ConfigError(f"format should be one of {', '.join(readers)}, found {form!r}; change conf/stereotypes")
+def read(files: dict[str, Path]) -> list[Pair]:
+    """One JSON object a line: id, template, bias_type, context with BLANK, stereotype, anti_stereotype."""
     (path,) = files.values()
-    pairs = readers[form](path)
-    if not pairs:
-        raise DataError(f"{path} should hold training sentences, found none; change donor.data=")
-    return pairs
-
-
-def _stereotypes(path: Path) -> list[Pair]:
-    """One JSON object a line: id, bias_type, context with BLANK, stereotype, anti_stereotype."""
     pairs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -41,32 +31,14 @@ def _stereotypes(path: Path) -> list[Pair]:
                 Pair(
                     str(row["id"]),
                     row["bias_type"],
+                    str(row["template"]),
                     context.replace("BLANK", row["stereotype"]),
                     context.replace("BLANK", row["anti_stereotype"]),
                 )
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{path.name}, line {number}: expected id, bias_type, context with BLANK, stereotype and anti_stereotype, found {error}"
-            ) from error
-    return pairs
-
-
-def _stereoset(path: Path) -> list[Pair]:
-    """StereoSet's dev.json, the intrasentence part: the sentences as its authors filled them in."""
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))["data"]["intrasentence"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path.name}: expected StereoSet's data.intrasentence, found {type(error).__name__}: {error}"
-        ) from error
-    pairs = []
-    for number, item in enumerate(items):
-        try:
-            by_label = {sentence["gold_label"]: sentence["sentence"] for sentence in item["sentences"]}
-            pairs.append(Pair(item["id"], item["bias_type"], by_label["stereotype"], by_label["anti-stereotype"]))
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{path.name}, intrasentence item {number}: expected a stereotype and an anti-stereotype, found {error}"
+                f"{path.name}, line {number}: expected id, template, bias_type, context with BLANK, stereotype and "
+                f"anti_stereotype, found {error}"
             ) from error
     return pairs

@@ -222,4 +222,4 @@ def test_a_wrong_number_of_pairs_is_refused():
     from pipeline.config import check
 
     with pytest.raises(ConfigError, match="pairs should be 0"):
-        check({"weight": 0.1, "limit": None, "keep": "all", "pairs": -1})
+        check({"weight": 0.1, "limit": None, "half": None, "keep": "all", "pairs": -1})

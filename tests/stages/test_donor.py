@@ -122,7 +122,7 @@ def test_a_trained_model_is_saved_under_the_names_of_its_base(tmp_path):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5)
-    moved, _ = donor._save_under_base_names(model, base, out)
+    moved, _ = donor.save_under_base_names(model, base, out)
     assert set(tensors(out)) == set(short)
     for name, theta in short.items():
         torch.testing.assert_close(tensors(out)[name], theta + 0.5)

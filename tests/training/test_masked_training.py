@@ -94,13 +94,13 @@ def test_the_loss_falls_and_nothing_but_the_seed_is_random(model):
 def test_killed_after_an_epoch_it_gives_the_same_bits(model, tmp_path, monkeypatch):
     whole, killed, resumed = (copy.deepcopy(model) for _ in range(3))
     expected = pretraining.continue_pretraining(whole, TOKENS, loss(), **SETTINGS)
-    keep = pretraining._keep
+    keep = pretraining.keep
 
     def dies(*arguments):
         keep(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretraining, "_keep", dies)
+    monkeypatch.setattr(pretraining, "keep", dies)
     with pytest.raises(KeyboardInterrupt):
         pretraining.continue_pretraining(killed, TOKENS, loss(), scratch=tmp_path, **SETTINGS)
     monkeypatch.undo()
@@ -130,7 +130,7 @@ def test_a_base_with_berts_old_names_keeps_them(folder, model, tmp_path):
     with torch.no_grad():
         for parameter in loaded.parameters():
             parameter.add_(0.5)
-    donor._save_under_base_names(loaded, base, out)
+    donor.save_under_base_names(loaded, base, out)
     written = load_file(out / "model.safetensors")
     assert written.keys() == old.keys() and any(name.endswith("LayerNorm.gamma") for name in written)
     for name, tensor in old.items():

@@ -85,13 +85,13 @@ def test_the_loss_falls(model):
 def test_killed_after_an_epoch_it_gives_the_same_bits(model, tmp_path, monkeypatch):
     whole = copy.deepcopy(model)
     expected = pretraining.continue_pretraining(whole, TOKENS, causal.loss, **SETTINGS)
-    killed, keep = copy.deepcopy(model), pretraining._keep
+    killed, keep = copy.deepcopy(model), pretraining.keep
 
     def dies(*arguments):
         keep(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretraining, "_keep", dies)
+    monkeypatch.setattr(pretraining, "keep", dies)
     with pytest.raises(KeyboardInterrupt):
         pretraining.continue_pretraining(killed, TOKENS, causal.loss, scratch=tmp_path, **SETTINGS)
     monkeypatch.undo()

@@ -1,0 +1,311 @@
+"""Partitioned contrastive gradient unlearning: change the few weights that tell the two sides of a pair apart.
+
+Of a batch of pairs, with A their advantaged sides, D their disadvantaged ones, s the score of pairs.py:
+
+    g_A = grad sum s(A),    g_D = grad sum s(D)
+    c_u = <g_A,u , g_D,u> / (||g_A,u|| ||g_D,u||)      of every unit u: a row or a column of a weight
+    U   = the k units of the smallest c_u               those on whose direction the two sides agree the least
+    theta_u <- theta_u - eta d_u  for u in U            d = g_A: the advantaged side becomes less likely,
+                                                        d = -g_D: the disadvantaged one more likely, or both
+
+The advantaged side is the stereotype: the pronoun of those who mostly work in an occupation. With `dynamic` it is, pair
+by pair, the side that the model itself finds likelier now, so that no pair is pushed beyond even.
+
+A unit without a gradient on either side has no direction and is never chosen. Of equal c_u the one that comes first,
+by tensor and then by place, is taken. c_u is summed in float64.
+Where the public code errs, this does not: it chose the epoch with the lowest stereotype score (here: the nearest to
+even, see tuning.py), masked the last token of a CrowS-Pairs sentence whatever differed, and wrote "[MASK]" into texts
+for models whose mask is another token.
+
+Reference: Yu, Jeoung, Kasi, Yu, Ji (2023), Unlearning Bias in Language Models by Partitioning Gradients, Findings of ACL.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from pipeline.debiasing.pairs import OBJECTIVES, TokenPair, scores
+from pipeline.errors import ConfigError
+
+PARTITIONS = ("rows", "columns")
+DIRECTIONS = ("decrease_advantaged", "increase_disadvantaged", "both")
+EVERY = ("batch", "epoch")
+BLOCK = 1 << 18  # entries whose float64 copies are alive at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What conf/debias/pcgu.yaml may say of the method.
+
+    learning_rate  eta of plain gradient descent; gradients are sums over a batch, as in the authors' code
+    units          k
+    share          k as a share of all units, in the place of `units`; 1: all
+    partition      rows: a unit is what goes into one output (the paper's input aggregation), or one token's embedding;
+                   columns: what comes from one input
+    direction      decrease_advantaged, increase_disadvantaged or both
+    dynamic        the likelier side of each pair is the advantaged one
+    every          batch: units are chosen anew for each batch; epoch: one step an epoch, with the gradients of all pairs
+    objective      log_probability, or logit, as the authors do at the mask
+    embeddings     whether embeddings and the head have units
+    norms          whether tensors of one dimension (norms, biases) are units, each a whole
+    micro_batch    pairs that are read at once; a batch is the sum of them; null: the batch
+    low_memory     the two gradients are kept in files, of which only what is being used lies in memory
+    """
+
+    learning_rate: float = 1e-5
+    units: int = 10_000
+    share: float | None = None
+    partition: str = "rows"
+    direction: str = "decrease_advantaged"
+    dynamic: bool = False
+    every: str = "batch"
+    objective: str = "log_probability"
+    embeddings: bool = True
+    norms: bool = True
+    micro_batch: int | None = None
+    low_memory: bool = False
+
+    def check(self) -> None:
+        for name, choices in (
+            ("partition", PARTITIONS),
+            ("direction", DIRECTIONS),
+            ("every", EVERY),
+            ("objective", OBJECTIVES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"debias.{name} should be {', '.join(choices)}, found {getattr(self, name)!r}; change debias.{name}"
+                )
+        if self.units < 1:
+            raise ConfigError(f"debias.units should be at least 1, found {self.units}; change debias.units")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ConfigError(
+                f"debias.share should be null or above 0 and at most 1, found {self.share}; change debias.share"
+            )
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ConfigError(
+                f"debias.micro_batch should be null or at least 1, found {self.micro_batch}; change debias.micro_batch"
+            )
+
+
+class Method:
+    """The method on one model, which it changes in place.
+
+    model    causal or masked, in evaluation mode: without dropout, so that a step has one value
+    scratch  where the gradients lie with low_memory
+    Raises ConfigError for settings that mean nothing, and for more units than there are.
+    """
+
+    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None):
+        settings.check()
+        self.model, self.settings = model, settings
+        self.partition = Partition(model, settings)
+        total = self.partition.total
+        self.count = settings.units if settings.share is None else max(1, round(settings.share * total))
+        if self.count > total:
+            raise ConfigError(
+                f"debias.units should be at most the {total} units of the model, found {settings.units}; "
+                "change debias.units, or say debias.share"
+            )
+        kept = scratch if settings.low_memory else None
+        self.advantaged, self.disadvantaged = (
+            Gradients(self.partition.parameters, kept and kept / name) for name in ("advantaged", "disadvantaged")
+        )
+        self.chosen = {name: torch.zeros(count, dtype=torch.int64) for name, count in self.partition.counts.items()}
+        self.updates = 0
+
+    def step(self, pairs: Sequence[TokenPair]) -> dict[str, float]:
+        """One batch: its gradients and, with every=batch, the update.
+
+        margin  mean score of the stereotypes - of the anti-stereotypes, before the update
+        """
+        size, margin = self.settings.micro_batch or len(pairs), 0.0
+        for start in range(0, len(pairs), size):
+            margin += self._contrast(pairs[start : start + size])
+        if self.settings.every == "batch":
+            self._update()
+        return {"margin": margin / len(pairs)}
+
+    def end_epoch(self) -> None:
+        """With every=epoch, the one update of the epoch."""
+        if self.settings.every == "epoch":
+            self._update()
+
+    def state(self) -> dict:
+        """What a resumed run must know besides the weights."""
+        return {"chosen": self.chosen, "updates": self.updates}
+
+    def load_state(self, state: dict) -> None:
+        self.chosen, self.updates = state["chosen"], state["updates"]
+
+    def report(self) -> list[dict]:
+        """One row a unit that was ever chosen: its tensor, its place among the tensor's units, in how many of the updates."""
+        return [
+            {"tensor": name, "unit": unit, "units": len(counts), "chosen": int(counts[unit]), "updates": self.updates}
+            for name, counts in self.chosen.items()
+            for unit in counts.nonzero()[:, 0].tolist()
+        ]
+
+    def _contrast(self, pairs: Sequence[TokenPair]) -> float:
+        """Add the two gradients of some pairs; returns the sum of their margins. Two backward passes."""
+        stereotypes, others = [pair.stereotype for pair in pairs], [pair.anti_stereotype for pair in pairs]
+        ask = self.settings.objective
+        if not self.settings.dynamic:
+            stereotype = self.advantaged.add(scores(self.model, stereotypes, ask).sum())
+            return stereotype - self.disadvantaged.add(scores(self.model, others, ask).sum())
+        # which role a side has is known when both have been read
+        stereotype_B, anti_B = (scores(self.model, sides, ask) for sides in (stereotypes, others))
+        likelier_B = stereotype_B.detach() >= anti_B.detach()
+        self.advantaged.add(torch.where(likelier_B, stereotype_B, anti_B).sum(), again=True)
+        self.disadvantaged.add(torch.where(likelier_B, anti_B, stereotype_B).sum())
+        return (stereotype_B - anti_B).sum().item()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        settings = self.settings
+        similarity = {
+            name: self.partition.similarity(name, self.advantaged[name], self.disadvantaged[name])
+            for name in self.partition.parameters
+            if name in self.advantaged and name in self.disadvantaged
+        }
+        for name, chosen in smallest(similarity, self.count).items():
+            self.chosen[name] += chosen.cpu()
+            parameter = self.partition.parameters[name]
+            mask = self.partition.mask(name, chosen).to(parameter)
+            if settings.direction != "increase_disadvantaged":
+                parameter.addcmul_(self.advantaged[name].to(parameter), mask, value=-settings.learning_rate)
+            if settings.direction != "decrease_advantaged":
+                parameter.addcmul_(self.disadvantaged[name].to(parameter), mask, value=settings.learning_rate)
+        self.advantaged.clear()
+        self.disadvantaged.clear()
+        self.updates += 1
+
+
+class Partition:
+    """The units of a model's parameters. Shapes: U units of one tensor.
+
+    A tensor of two or more dimensions is cut along its last dimension (rows) or the one before (columns); the two change
+    places where a layer stores its weight as [in, out] (GPT-2). A tensor of one dimension is one unit. Parameters that
+    have no units need no gradient, and get none.
+    """
+
+    def __init__(self, model: torch.nn.Module, settings: Settings):
+        stored_in_out = {id(module.weight) for module in model.modules() if isinstance(module, Conv1D)}
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+        head = model.get_output_embeddings()
+        if head is not None:
+            tables |= {id(parameter) for parameter in head.parameters()}
+        self.parameters: dict[str, torch.nn.Parameter] = {}
+        self.along: dict[str, int | None] = {}  # the dimension within a unit; null: all
+        for name, parameter in model.named_parameters():
+            wanted = settings.embeddings if id(parameter) in tables else settings.norms or parameter.dim() > 1
+            parameter.requires_grad_(wanted)
+            if not wanted:
+                continue
+            self.parameters[name] = parameter
+            rows = (settings.partition == "rows") != (id(parameter) in stored_in_out)
+            self.along[name] = None if parameter.dim() < 2 else -1 if rows else -2
+        self.counts = {
+            name: 1 if self.along[name] is None else parameter.numel() // parameter.shape[self.along[name]]
+            for name, parameter in self.parameters.items()
+        }
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def similarity(self, name: str, one: Tensor, other: Tensor) -> Tensor:
+        """c_U in float64; inf where either gradient is zero."""
+        return torch.cat(
+            [
+                _cosine(a.double(), b.double())
+                for a, b in zip(self._blocks(name, one), self._blocks(name, other), strict=True)
+            ]
+        )
+
+    def mask(self, name: str, chosen: Tensor) -> Tensor:
+        """chosen_U in the shape of its tensor, with 1 for the dimension within a unit."""
+        shape, along = list(self.parameters[name].shape), self.along[name]
+        if along is None:
+            return chosen
+        shape[along] = 1
+        return chosen.reshape(shape)
+
+    def _blocks(self, name: str, gradient: Tensor) -> Iterator[Tensor]:
+        """A gradient as [units, entries of one], some units at a time."""
+        along = self.along[name]
+        if along is None:
+            yield gradient.reshape(1, -1)
+            return
+        table = gradient.movedim(along, -1)
+        outer = table.reshape(1, *table.shape) if table.dim() == 2 else table.flatten(0, -3)
+        for matrix in outer:
+            yield from matrix.split(max(1, BLOCK // max(1, matrix.shape[-1])))
+
+
+class Gradients:
+    """One gradient of every parameter, summed over backward passes: in memory, or in files under `folder`.
+
+    With files, a parameter's gradient leaves the memory as soon as the backward pass has it.
+    """
+
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], folder: Path | None = None):
+        self.parameters, self.folder, self.held = parameters, folder, {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, value: Tensor, again: bool = False) -> float:
+        """Add the gradient of a scalar, and return the scalar; `again` says that its graph is needed once more."""
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(lambda parameter, name=name: self._take(name, parameter))
+            for name, parameter in self.parameters.items()
+        ]
+        try:
+            value.backward(retain_graph=again)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return value.item()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.held
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.held[name]
+
+    def clear(self) -> None:
+        self.held.clear()
+
+    def _take(self, name: str, parameter: torch.nn.Parameter) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        if name in self.held:
+            self.held[name] += gradient.to(self.held[name].device)
+        elif self.folder is None:
+            self.held[name] = gradient
+        else:
+            file = str(self.folder / hashlib.sha256(name.encode()).hexdigest())
+            mapped = torch.from_file(file, shared=True, size=gradient.numel(), dtype=gradient.dtype)
+            self.held[name] = mapped.view(gradient.shape).copy_(gradient)
+
+
+def smallest(similarity: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """chosen_U of every tensor that has any of the `count` smallest; of equal ones the first, and none at inf."""
+    if not similarity:
+        return {}
+    values = torch.cat(list(similarity.values()))
+    order = values.argsort(stable=True)[:count]
+    chosen = torch.zeros_like(values, dtype=torch.bool)
+    chosen[order] = values[order].isfinite()
+    parts = chosen.split([len(part) for part in similarity.values()])
+    return {name: part for name, part in zip(similarity, parts, strict=True) if part.any()}
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine of the rows of two matrices; inf where one of the two rows is zero."""
+    product = one.square().sum(-1).sqrt() * other.square().sum(-1).sqrt()
+    return torch.where(product > 0, torch.linalg.vecdot(one, other) / product, torch.inf)

@@ -1,0 +1,141 @@
+"""The loop of every method that tunes a model on pairs, and the choice among its epochs.
+
+After every epoch the model is measured on a development set; so is the model that came in, as epoch 0. Chosen is the
+epoch whose |signed bias| there is smallest, of those that
+
+    perplexity <= (1 + perplexity_rise) * perplexity of epoch 0
+    meaningful >= meaningful of epoch 0 - meaningful_fall        where the development set measures it (StereoSet's LMS)
+
+Epoch 0 is among them: a tuning that only harms is not taken. Of equal ones the earliest is.
+The set is never one that is reported: the recipe refuses that.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy
+import torch
+
+from pipeline import progress
+from pipeline.checkpoint.training_state import keep, kept
+from pipeline.debiasing.pairs import TokenPair
+
+# (model) -> bias (signed), perplexity, meaningful (nan where it is not measured)
+Measure = Callable[[torch.nn.Module], dict[str, float]]
+
+
+class Method(Protocol):
+    """What the loop asks of a method, which changes its model in place."""
+
+    def step(self, pairs: Sequence[TokenPair]) -> dict[str, float]:
+        """One batch; what is returned is averaged over the epoch."""
+
+    def end_epoch(self) -> None:
+        """After the last batch of an epoch."""
+
+    def state(self) -> dict:
+        """What a resumed run must know besides the weights: tensors and plain values."""
+
+    def load_state(self, state: dict) -> None:
+        """Take up what `state` gave."""
+
+
+def tune(
+    model: torch.nn.Module,
+    pairs: Sequence[TokenPair],
+    method: Method,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    measure: Measure,
+    choose: Callable[[list[dict]], int],
+    scratch: Path | None = None,
+) -> tuple[list[dict], int]:
+    """Run `epochs` passes over the pairs and leave the chosen epoch's weights in the model.
+
+    epochs, batch_size  each pass is in an order of its own, keyed by (seed, epoch); the last batch may be smaller
+    measure             of the model after every epoch, and before the first
+    choose              the records so far -> the epoch to take
+    scratch             folder in which the state is kept after every epoch, to go on after a kill with the same bits
+
+    Returns one record an epoch, 0 for the model that came in, and the chosen epoch. Raises FloatingPointError as soon as
+    what a step returns is not finite.
+    """
+    state, best = kept(scratch), kept(scratch, "best")
+    if state is None or best is None:
+        records, best = [{"epoch": 0, **measure(model)}], _kept_best(model, scratch)
+        keep(scratch, _state(model, method, records))
+    else:
+        _restore(model, state["model"])
+        method.load_state(state["method"])
+        records = state["records"]
+        best = None  # it lies in its file, not in the memory
+    first = len(records) - 1
+    steps = -(-len(pairs) // batch_size)
+    label = "tuning" if first == 0 else f"tuning, resumed after epoch {first}"
+    with progress.bar(epochs * steps, label, unit="step", done=first * steps) as bar:
+        for epoch in range(first + 1, epochs + 1):
+            order, told = numpy.random.default_rng([seed, epoch]).permutation(len(pairs)), []
+            for start in range(0, len(pairs), batch_size):
+                told.append(method.step([pairs[place] for place in order[start : start + batch_size]]))
+                for name, value in told[-1].items():
+                    if not math.isfinite(value):
+                        raise FloatingPointError(
+                            f"{name} became {value} at step {start // batch_size} of epoch {epoch}; lower debias.learning_rate"
+                        )
+                bar.set_postfix({name: f"{value:.3g}" for name, value in told[-1].items()}, refresh=False)
+                bar.update(1)
+            method.end_epoch()
+            means = {name: float(numpy.mean([each[name] for each in told])) for name in told[0]}
+            records.append({"epoch": epoch, **means, **measure(model)})
+            if choose(records) == epoch:
+                best = _kept_best(model, scratch)
+            keep(scratch, _state(model, method, records))
+    _restore(model, best or kept(scratch, "best"))
+    return records, choose(records)
+
+
+def last(records: list[dict]) -> int:
+    """Take the last epoch, whatever it did."""
+    return len(records) - 1
+
+
+def nearest(perplexity_rise: float, meaningful_fall: float) -> Callable[[list[dict]], int]:
+    """The choice of this module: the smallest |bias| within the bounds; nan is never better."""
+
+    def choose(records: list[dict]) -> int:
+        start = records[0]
+
+        def allowed(record: dict) -> bool:
+            speaks = record["perplexity"] <= (1 + perplexity_rise) * start["perplexity"]
+            return speaks and not record["meaningful"] < start["meaningful"] - meaningful_fall
+
+        able = [0] + [place for place, record in enumerate(records) if place and allowed(record)]
+        return min(able, key=lambda place: (math.isnan(records[place]["bias"]), abs(records[place]["bias"]), place))
+
+    return choose
+
+
+def _kept_best(model: torch.nn.Module, scratch: Path | None) -> dict | None:
+    """The weights as they are, in a file of `scratch`; without one, a copy of them."""
+    if scratch is None:
+        return {name: tensor.clone() for name, tensor in _weights(model).items()}
+    keep(scratch, _weights(model), "best")
+    return None
+
+
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@torch.no_grad()
+def _restore(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    for name, weight in weights.items():
+        model.get_parameter(name).copy_(weight)
+
+
+def _state(model: torch.nn.Module, method: Method, records: list[dict]) -> dict:
+    return {"model": _weights(model), "method": method.state(), "records": records}
