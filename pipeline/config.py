@@ -245,6 +245,11 @@ def bias_set(name: str) -> dict:
     return declared
 
 
+def debias_name(unit: dict) -> str:
+    """What the table calls a debiasing: its name, and whether it is the control of that name."""
+    return f"{unit['name']} control" if unit.get("control") else unit["name"]
+
+
 def debiasing(name: str, changed: dict) -> dict:
     """A debiasing by its name, with some of its settings changed: conf/debias/<name>.yaml, for a donor made by it."""
     path = CONF / "debias" / f"{name}.yaml"
@@ -281,6 +286,7 @@ OF_TUNING = (
     "perplexity_rise",
     "meaningful_fall",
     "scale",
+    "control",
 )
 
 # What a YAML of conf/merge says besides the settings of the method: what the engine is to know and to measure.

@@ -305,7 +305,7 @@ def _debiased(config: dict, store: Store, merged: Artifact, machine: dict) -> Ar
         case "none":
             return merged
         case "negation":
-            trained = _trained(config, store, merged, unit, machine)
+            trained = _controlled(store, unit, merged, _trained(config, store, merged, unit, machine))
             return store.want(
                 debias.negate,
                 model=merged,
@@ -317,9 +317,15 @@ def _debiased(config: dict, store: Store, merged: Artifact, machine: dict) -> Ar
         raise ConfigError(
             f"debias should be one of {', '.join(configuration.choices('debias'))}, found {unit['name']!r}"
         )
-    return store.want(
-        debias.lay_on, model=merged, tuned=_tuned(config, store, merged, unit, machine), scale=unit["scale"]
-    )
+    tuned = _controlled(store, unit, merged, _tuned(config, store, merged, unit, machine))
+    return store.want(debias.lay_on, model=merged, tuned=tuned, scale=unit["scale"])
+
+
+def _controlled(store: Store, unit: dict, model: Artifact, trained: Artifact) -> Artifact:
+    """What was trained; for the control, the model moved as far in every tensor, but in a random direction."""
+    if not unit["control"]:
+        return trained
+    return store.want(donor.randomise, base=model, trained=trained, draw=0, exclude_norms=False)
 
 
 def _tuned(config: dict, store: Store, model: Artifact, unit: dict, machine: dict) -> Artifact:

@@ -26,10 +26,10 @@ def collect(cell: Cell) -> dict:
     unit = config["merge"]
     row = {
         **shared,
-        "donor": config["donor"]["name"],
+        "donor": None if unit["name"] == "keep" else config["donor"]["name"],
         "merge": unit["name"],
         "weight": config["weight"] if unit["uses_weight"] else None,
-        "debias": config["debias"]["name"],
+        "debias": configuration.debias_name(config["debias"]),
         "merge_key": cell.final.key,
         "uses_weight": unit["uses_weight"],
         "family": unit.get("family"),

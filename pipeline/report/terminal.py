@@ -77,9 +77,10 @@ def _title(panel: tuple[str, str, str], rows: DataFrame, names: tuple[str, ...])
         f"bias: {bias}" + (f" ({', '.join(f'{n:,}' for n in items)} items)" if items else ""),
         f"accuracy: {accuracy}",
     ]
-    donors = sorted({text(row["donor"]) for _, row in rows.iterrows() if not is_base(row)} - {""})
-    if "donor" not in names and donors:
-        parts.append(f"donor: {donors[0]}")
+    for key in ("donor", "debias"):
+        used = sorted({text(row[key]) for _, row in rows.iterrows() if not is_base(row)} - {"", "none"})
+        if key not in names and used:
+            parts.append(f"{key}: {used[0]}")
     return Text.assemble((model, "bold"), "  " + "  ".join(parts))
 
 

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline import config as configuration
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -18,8 +20,8 @@ def choices(config: dict) -> dict:
         "merge": unit["name"],
         "weight": config["weight"] if unit.get("uses_weight", True) else None,
         "model": config["model"]["name"],
-        "donor": config["donor"]["name"],
-        "debias": config["debias"]["name"],
+        "donor": None if unit["name"] == "keep" else config["donor"]["name"],
+        "debias": configuration.debias_name(config["debias"]),
         "bias": config["bias"]["name"],
         "accuracy_set": config["accuracy"]["name"],
         "seed": config["seed"],
@@ -33,7 +35,7 @@ def cell_name(config: dict) -> str:
         [
             head,
             told["model"],
-            told["donor"],
+            *([told["donor"]] if told["donor"] else []),
             *([told["debias"]] if told["debias"] != "none" else []),
             told["bias"],
             told["accuracy_set"],
