@@ -18,7 +18,7 @@ from types import ModuleType
 
 from pipeline.errors import ConfigError
 
-HELPERS = {"negation", "optimisation", "pairs", "tuning"}
+HELPERS = {"negation", "optimisation", "pairs", "tuning", "words"}
 
 
 def methods() -> list[str]:
