@@ -22,12 +22,16 @@ class Finder:
 
     def inside(self, tokens: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
         """(number of the word, start, end) of every word that stands there."""
-        return tuple(
-            (number, start, start + len(form))
-            for start, token in enumerate(tokens)
-            for number, form in self.by_start.get(token, ())
-            if tokens[start : start + len(form)] == form and self._whole(tokens, start, start + len(form), number)
-        )
+        found: list[tuple[int, int, int]] = []
+        for start, token in enumerate(tokens):
+            if found and start < found[-1][2]:
+                continue  # within a word: a space may be a token of its own
+            for number, form in self.by_start.get(token, ()):
+                end = start + len(form)
+                if tokens[start:end] == form and self._whole(tokens, start, end, number):
+                    found.append((number, start, end))
+                    break
+        return tuple(found)
 
     def _whole(self, tokens: tuple[int, ...], start: int, end: int, number: int) -> bool:
         """Whether the tokens are a word of their own, and not a part of one, beside the token before and the one after."""

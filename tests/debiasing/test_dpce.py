@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from planted import STEREOTYPES, biased_scorer, of_words, token_pairs, tuned
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from pipeline.debiasing import bind, dpce
 from pipeline.debiasing.dpce import Sentence
@@ -158,22 +158,31 @@ def test_apart():
     assert dpce._apart(none, groups) == none
 
 
-def test_words_are_found_whole_at_the_beginning_and_after_a_space():
+@pytest.mark.parametrize("merges", [[("h", "e")], [("h", "e"), ("Ġ", "he")], []])
+def test_words_are_found_whole_and_once_at_the_beginning_and_after_a_space(merges):
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(
-        models.BPE(
-            vocab={token: number for number, token in enumerate([*letters, "he", "Ġhe"])},
-            merges=[("h", "e"), ("Ġ", "he")],
-        )
-    )
+    vocabulary = [*letters, *map("".join, merges)]
+    made = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(vocabulary)}, merges=merges))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
-    finder = Finder(tokenizer, ["it", "he"])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made)
     text = "He, the hero; she said (he) is where he's with HE and he"
-    found = finder.inside(tuple(tokenizer(text).input_ids))
-    places = [tokenizer.decode(tokenizer(text).input_ids[:end])[-6:] for _, start, end in found]
-    assert places == ["He", "id (he", "ere he", "and he"]
+    tokens = tuple(tokenizer(text).input_ids)
+    found = Finder(tokenizer, ["it", "he"]).inside(tokens)
+    assert [tokenizer.decode(tokens[:end])[-6:] for _, _, end in found] == ["He", "id (he", "ere he", "and he"]
+    assert [tokenizer.decode(tokens[start:end]).strip() for _, start, end in found] == ["He", "he", "he", "he"]
     assert {number for number, _, _ in found} == {1}
+
+
+@pytest.mark.parametrize("name", ["Bert", "Roberta", "Albert"])
+def test_hidden_states_do_not_depend_on_the_padding(name):
+    settings = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
+    settings |= {"num_attention_heads": 2, "max_position_embeddings": 16, "initializer_range": 0.5, "pad_token_id": 0}
+    config = getattr(transformers, f"{name}Config")(**settings, **({"embedding_size": 4} if name == "Albert" else {}))
+    model = getattr(transformers, f"{name}ForMaskedLM")(config).eval()
+    sentences = [Sentence((1, 5, 6, 2), (), ()), Sentence((1, 5, 6, 7, 8, 2), (), ())]
+    together = dpce.hidden_states(model, sentences)
+    assert together.shape == (2, 6, 3, 8)
+    torch.testing.assert_close(together[:1, :4], dpce.hidden_states(model, sentences[:1]), atol=1e-5, rtol=1e-4)
 
 
 def test_a_planted_bias_becomes_smaller():
