@@ -14,7 +14,7 @@ For a tuple of words w_1 .. w_m, one a group, and a prompt c, a few words, p_k i
 Source: Guo, Yang, Abbasi (2022), Auto-Debias: Debiasing Masked Language Models with Automated Biased Prompts, ACL, and the
 authors' code, github.com/Irenehere/Auto-Debias: 30 tuples, 5000 words frequent in Wikipedia, beam 100, prompts of up to 5
 words; then one epoch, batches of 32, a learning rate of 1e-5, p over the whole vocabulary, and the full stop that the
-search does not have. What differs, ours:
+search does not have. Of the paper only the beginning was at hand; the rest is as the code has it. What differs, ours:
     divergence  their code has KL(q || p_k); here is the divergence that they name
     words       our own short lists in conf/debias/auto_debias.yaml; a word is read as the token that it is after a space,
                 which in RoBERTa is another than at the beginning of a text

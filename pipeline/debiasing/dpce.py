@@ -16,8 +16,9 @@ L_reg.
 Source: Kaneko, Bollegala (2021), Debiasing Pre-trained Contextualised Embeddings, EACL, and the authors' code,
 github.com/kanekomasahiro/context-debias, whose script has alpha 0.2, beta 0.8, the token level, all layers, a
 learning rate of 5e-5, batches of 32 and 3 epochs. Their code has one v for all words of a group, for speed, means in the
-place of sums, and squares the mean of the products, not the products (their issue 2 is about the paper and the code); here
-the paper's equations stand. Ours, and neither's:
+place of sums, and squares the mean of the products, not the products. Here v is a word's, as in the paper's equations 1 and
+2 (their issue 2 compares the two); the sums are the paper's at second hand, whose full text was not at hand.
+Ours, and neither's:
     sentences  those of the pairs, each text once, in the place of a news corpus
     words      our own short lists, in conf/debias/dpce.yaml
     apart      their code leaves out what holds attributes of two groups, and targets beside an attribute; the sentences of
