@@ -18,13 +18,14 @@ def biased_scorer():
     """The model of tiny_masked_model, which has learnt `he is slow`, `she is old` and the like; each time a new copy."""
     from pipeline.language_model.load import load
 
-    return load(Path(_taught().name), device="cpu", threads=1, prefix_token=None)
+    return load(Path(taught().name), device="cpu", threads=1, prefix_token=None)
 
 
 @cache
-def _taught() -> TemporaryDirectory:
-    from tiny_masked_model import tiny_masked_model
+def taught() -> TemporaryDirectory:
     from transformers import AutoTokenizer, BertForMaskedLM
+
+    from tests.tiny_masked_model import tiny_masked_model
 
     folder = TemporaryDirectory()
     tiny_masked_model(Path(folder.name))

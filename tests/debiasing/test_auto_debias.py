@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from planted import STEREOTYPES, biased_scorer, of_words, tuned
 
 from pipeline.debiasing import auto_debias, bind
 from pipeline.debiasing.words import in_text, whole_words
 from pipeline.errors import ConfigError
+from tests.debiasing.planted import STEREOTYPES, biased_scorer, of_words, tuned
 
 WORDS = {
     "tuples": [["he", "she"], ["his", "their"]],

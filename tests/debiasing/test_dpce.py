@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from planted import STEREOTYPES, biased_scorer, of_words, token_pairs, tuned
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pipeline.debiasing import bind, dpce
 from pipeline.debiasing.dpce import Sentence
 from pipeline.debiasing.words import Finder
 from pipeline.errors import ConfigError
+from tests.debiasing.planted import STEREOTYPES, biased_scorer, of_words, token_pairs, tuned
 
 WORDS = {"attributes": [["he"], ["she"]], "targets": [word for each in STEREOTYPES.values() for word in each]}
 
