@@ -6,16 +6,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from pipeline.debiasing import pairs, tuning
 
 STEREOTYPES = {"he": ["slow", "deep"], "she": ["small", "old"]}
 OTHER = {"he": "she", "she": "he"}
 VERBS = ["is", "was", "has", "does"]
+OTHERS = ["his", "their", "a", "the", "of", "and", "very", "not", "so", "more"]
 
 
 def biased_scorer():
-    """The model of tiny_masked_model, which has learnt `he is slow`, `she is old` and the like; each time a new copy."""
+    """A model that has learnt `he is slow`, `she is old` and the like; each time a new copy."""
     from pipeline.language_model.load import load
 
     return load(Path(taught().name), device="cpu", threads=1, prefix_token=None)
@@ -23,13 +26,38 @@ def biased_scorer():
 
 @cache
 def taught() -> TemporaryDirectory:
-    from transformers import AutoTokenizer, BertForMaskedLM
-
-    from tests.tiny_masked_model import tiny_masked_model
-
-    folder = TemporaryDirectory()
-    tiny_masked_model(Path(folder.name))
-    model, tokenizer = BertForMaskedLM.from_pretrained(folder.name), AutoTokenizer.from_pretrained(folder.name)
+    """The folder of the model. Its vocabulary is written out: one that a trainer makes is in another order each time."""
+    special, letters = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "abcdefghijklmnopqrstuvwxyz"
+    words = [*STEREOTYPES, *(word for each in STEREOTYPES.values() for word in each), *VERBS, *OTHERS]
+    vocabulary = [
+        *special,
+        ".",
+        *words,
+        *(each for each in letters if each not in words),
+        *(f"##{letter}" for letter in letters),
+    ]
+    raw = Tokenizer(
+        models.WordPiece(vocab={token: number for number, token in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
+    raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    raw.decoder = decoders.WordPiece()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    named = {f"{token[1:-1].lower()}_token": token for token in special}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, **named, model_max_length=512)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.25,
+        pad_token_id=0,
+    )
+    model = transformers.BertForMaskedLM(config).eval()
     whole, masked = [], []
     for (pronoun, words), verb in itertools.product(STEREOTYPES.items(), VERBS):
         for word in words:
@@ -39,12 +67,14 @@ def taught() -> TemporaryDirectory:
     hidden, seen = shown == tokenizer.mask_token_id, (shown != tokenizer.pad_token_id).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(60):
-        logits = model.eval()(input_ids=shown, attention_mask=seen).logits
+        logits = model(input_ids=shown, attention_mask=seen).logits
         loss = torch.nn.functional.cross_entropy(logits[hidden], wanted[hidden])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    folder = TemporaryDirectory()
     model.save_pretrained(folder.name)
+    tokenizer.save_pretrained(folder.name)
     return folder
 
 
