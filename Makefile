@@ -36,6 +36,9 @@ bench-merge: setup .mergekit/ready ## merges of 0.5 B-parameter models, ours and
 bench-coverage: setup ## do the intervals hold the truth, does Holm keep false alarms rare? into bench/README.md (half an hour)
 	$(BIN)/python bench/coverage.py
 
+bench-debias: setup ## one PCGU step against two plain passes and a loop over rows, into bench/README.md (ten minutes)
+	$(BIN)/python bench/debias.py
+
 .mergekit/ready:
 	$(PYTHON) -m venv .mergekit
 	.mergekit/bin/python -m pip install -qq --disable-pip-version-check $(TORCH)
@@ -52,4 +55,4 @@ lock: setup ## write the versions that are installed now into constraints.txt
 clean: ## remove .venv; results in runs/ stay
 	rm -rf .venv .mergekit
 
-.PHONY: help setup demo control test bench-merge bench-coverage ui lock clean
+.PHONY: help setup demo control test bench-merge bench-coverage bench-debias ui lock clean

@@ -176,6 +176,9 @@ def _check_settings(group: str, unit: dict) -> None:
         low, high = RANGES.get(key, (-math.inf, math.inf))
         if number and not low <= value <= high:
             raise ConfigError(f"{where} should lie between {low:g} and {high:g}, found {value:g}")
+    for key in ("half", "select_half"):
+        if unit.get(key) not in (None, *HALVES):
+            raise ConfigError(f"{group}.{key} should be null (all) or {' or '.join(HALVES)}, found {unit[key]!r}")
     if group == "debias":
         _check_debias(unit)
 
@@ -183,9 +186,6 @@ def _check_settings(group: str, unit: dict) -> None:
 def _check_debias(unit: dict) -> None:
     if unit.get("coefficient", 0) < 0:
         raise ConfigError(f"debias.coefficient should be 0 or more, found {unit['coefficient']:g}")
-    for key in ("half", "select_half"):
-        if unit.get(key) not in (None, *HALVES):
-            raise ConfigError(f"debias.{key} should be null (all) or {' or '.join(HALVES)}, found {unit[key]!r}")
     if unit.get("scope") not in (None, "suffix", "span", "sentence"):
         raise ConfigError(f"debias.scope should be suffix, span or sentence, found {unit['scope']!r}")
     if not isinstance(unit.get("bias_types") or [], list):

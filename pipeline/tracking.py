@@ -181,6 +181,7 @@ def finish_cell(
     weight: float | None = None,
     tags: Mapping[str, str] | None = None,
     artifacts: Iterable[Path] = (),
+    epochs: Iterable[Mapping[str, float]] = (),
     error: str | None = None,
     datasets: Iterable[Mapping[str, Any]] = (),
 ) -> None:
@@ -190,6 +191,7 @@ def finish_cell(
     metrics    nan and inf are left out, and named in the tag `undefined`
     weight     its place on the charts' axis, where the cells then lie on their curves; None (the base) is 0
     artifacts  files and folders
+    epochs     metrics of a training, epoch by epoch from 0 on: curves of their own
     error      a tag and the run's description; a long one whole in error.txt
     datasets   {name, source, digest, rows, and context (default `evaluation`)}: shown as the run's inputs
     """
@@ -204,7 +206,10 @@ def finish_cell(
     _log(
         client,
         run_id,
-        _metrics(metrics or {}, _step(weight)),
+        [
+            *_metrics(metrics or {}, _step(weight)),
+            *(each for epoch, told in enumerate(epochs) for each in _metrics(told, epoch)),
+        ],
         {},
         {**(tags or {}), **notes, **_undefined(metrics or {})},
     )

@@ -22,6 +22,11 @@ KINDS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_
 FEWSHOT_SEED = 1234  # of lm-eval's command line: the same examples in the prompt
 
 
+def _fewer(one: int | None, other: int | None) -> int | None:
+    """The smaller of two limits, null being none."""
+    return min((each for each in (one, other) if each is not None), default=None)
+
+
 def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limit: int | None, draw: int = 0):
     """lm-eval's task object with its requests built: the first `limit` items.
 
@@ -59,7 +64,7 @@ def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limi
                 task.set_fewshot_seed(FEWSHOT_SEED)
             # The bar that lm-eval draws for each task says nothing: building takes a second.
             with contextlib.redirect_stderr(io.StringIO()):
-                task.build_all_requests(limit=limit, rank=0, world_size=1, cache_requests=False)
+                task.build_all_requests(limit=_fewer(limit, settings.limit), rank=0, world_size=1, cache_requests=False)
     except (UndefinedError, KeyError) as error:
         raise DataError(f"{where} lacks a column that the prompt of task {settings.name} asks for: {error}") from error
     _refuse_unknown_labels(task, where)

@@ -33,6 +33,9 @@ class TaskSettings:
     text: tuple[str, ...] = ()  # the columns that are perturbed
     clean: str | None = None  # the task that this is the perturbed one of
     runs_code: bool = False  # judged by running what the model wrote
+    limit: int | None = (
+        None  # the first so many items at most, of a task whose items are long; the key `limit` may say fewer
+    )
     may_be_null: tuple[str, ...] = ()  # columns of the rows that no prompt looks at
 
 
@@ -116,6 +119,9 @@ def _task(where: str, name: str, keys: dict) -> TaskSettings:
     few = keys.get("num_fewshot", 0)
     if few is not None and (isinstance(few, bool) or not isinstance(few, int) or few < 0):
         raise ConfigError(f"{where}: num_fewshot of {name} should be a whole number from 0 on, found {few!r}")
+    most = keys.get("limit")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise ConfigError(f"{where}: limit of {name} should be null or a whole number from 1 on, found {most!r}")
     if keys["rows"] is None and not keys["hub"]:
         raise ConfigError(f"{where}: task {name} should have rows or hub: true, found neither")
     if keys["hub"] and keys["definition"].startswith("file:"):

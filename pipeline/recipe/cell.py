@@ -83,6 +83,20 @@ class Cell:
         return [] if end is None else [end]
 
     @property
+    def tuned(self) -> dict[str, Artifact]:
+        """The tunings on pairs of this cell, by the group that asked for each: donor, debias."""
+        laid = {
+            "donor": [each.inputs.get("trained") for each in self.donors],
+            "debias": [self.final.inputs.get("tuned")],
+        }
+        return {
+            group: each
+            for group, found in laid.items()
+            for each in found
+            if each is not None and each.stage.name == "tune"
+        }
+
+    @property
     def fetched(self) -> list[Artifact]:
         """Every model that comes from outside, besides the base: all can be compared before anything is computed."""
         found: dict[str, Artifact] = {}
@@ -229,7 +243,7 @@ def _trained(config: dict, store: Store, base: Artifact, unit: dict, machine: di
     return store.want(
         donor.train,
         base=base,
-        sentences=sentences_of(declared),
+        sentences=sentences_of(declared, unit),
         settings={name: unit[name] for name in names},
         seed=config["seed"],
         prefix_token=config["model"]["prefix_token"],

@@ -58,6 +58,11 @@ def collect(cell: Cell) -> dict:
         notes = summary.get("notes", [])
     elif unit["name"] == "keep":
         row |= {"effective_weight": 0.0, "off_axis": 0.0}
+    for group, tuned in cell.tuned.items():
+        if tuned.told is not None:
+            summary = tuned.summary
+            row |= {f"{group}.{key}": value for key, value in summary.items() if isinstance(value, (int, float))}
+            notes = [*notes, *_of_tuning(config, group, tuned)]
     if evaluated:
         row["base_id"] = base_row["base_id"] = _base_id(cell)
         base_row |= _scores(cell.of_base, cell.of_base, config)
@@ -103,8 +108,27 @@ def collect(cell: Cell) -> dict:
         if evaluated
         else {},
         "models": _models(cell),
+        "tuned": {group: str(artifact.folder) for group, artifact in cell.tuned.items() if artifact.told is not None},
         "datasets": _datasets(cell) if evaluated else [],
     }
+
+
+def _of_tuning(config: dict, group: str, tuned: Artifact) -> list[str]:
+    """What a tuning on pairs came to, in words, where it is not what one would expect."""
+    name, summary, selection = tuned.inputs["method"]["name"], tuned.summary, tuned.inputs["selection"]
+    notes = []
+    if selection and summary["epoch"] == 0:
+        notes.append(
+            f"{group}={name}: none of {tuned.inputs['training']['epochs']} epochs came nearer to even on {selection['exam']['name']} "
+            "without losing more perplexity or sense than allowed, so the model is as it came in; other settings may do "
+            f"better ({group}.learning_rate, {group}.perplexity_rise)"
+        )
+    if summary["pairs_left_out"]:
+        notes.append(
+            f"{group}={name}: {summary['pairs_left_out']} of {summary['pairs'] + summary['pairs_left_out']} pairs cannot be asked "
+            "of this model and were left out"
+        )
+    return notes
 
 
 def _marks(cell: Cell) -> dict[str, list[str]]:
@@ -147,6 +171,10 @@ def _datasets(cell: Cell) -> list[dict]:
     for room, exam in (("bias", cell.of_cell.bias), ("accuracy", cell.of_cell.accuracy)):
         rows, unit = exam["mark"].summary["items"], cell.config[room]
         found.append(_dataset(unit, files_of(cell.config, unit), rows, "evaluation"))
+    for artifact in cell.tuned.values():
+        if artifact.told is not None:
+            declared = configuration.stereotypes(artifact.inputs["pairs"]["name"])
+            found.append(_dataset(declared, declared["files"], artifact.summary["pairs"], "training"))
     if cell.trained is not None and cell.trained.exists:
         declared = configuration.stereotypes(cell.config["donor"]["data"])
         found.append(_dataset(declared, declared["files"], cell.trained.summary["sentences"], "training"))

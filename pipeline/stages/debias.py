@@ -27,7 +27,7 @@ def tune(
     machine: dict,
     scratch: Path,
 ) -> dict:
-    """Tune a model on pairs: model.safetensors (float32), epochs.parquet, and what the method reports, units.parquet.
+    """Tune a model on pairs: model.safetensors (float32), epochs.parquet; of chosen units units.parquet, .png and .svg.
 
     pairs      the set and what of it is used, see pairs.py
     method     name, version and the settings of one file of pipeline/debiasing
@@ -43,6 +43,7 @@ def tune(
     from pipeline import debiasing
     from pipeline.debiasing import tuning
     from pipeline.language_model.load import load
+    from pipeline.report.units import draw
     from pipeline.stages.donor import device_of, save_under_base_names
     from pipeline.stages.pairs import read
 
@@ -78,7 +79,9 @@ def tune(
     )
     pandas.DataFrame(records).to_parquet(folder / "epochs.parquet")
     if hasattr(able, "report"):
-        pandas.DataFrame(able.report()).to_parquet(folder / "units.parquet")
+        units = pandas.DataFrame(able.report())
+        units.to_parquet(folder / "units.parquet")
+        draw(units, folder)
     moved, norm = save_under_base_names(scorer.model, model, folder)
     return {
         "pairs": len(usable),

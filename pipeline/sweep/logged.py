@@ -62,10 +62,31 @@ def finish_run(tracking, sweep: Sweep, record: dict, cost: dict) -> None:
         metrics,
         weight=record["choices"]["weight"],
         tags=tags,
-        artifacts=[Path(record["folder"]) / "cell.json"],
+        artifacts=[Path(record["folder"]) / "cell.json", *_of_tuning(result)],
+        epochs=_epochs(result),
         error=record["error"],
         datasets=result["datasets"] if result else [],
     )
+
+
+def _of_tuning(result: dict | None) -> list[Path]:
+    """What the tunings of a cell wrote for people to look at."""
+    folders = [Path(folder) for folder in (result or {}).get("tuned", {}).values()]
+    return [
+        path for folder in folders for path in sorted(folder.glob("epochs.parquet")) + sorted(folder.glob("units.*"))
+    ]
+
+
+def _epochs(result: dict | None) -> list[dict[str, float]]:
+    """What was measured after each epoch of the tunings, under the names of their groups, epoch by epoch."""
+    import pandas
+
+    records: dict[int, dict] = {}
+    for group, folder in (result or {}).get("tuned", {}).items():
+        for row in pandas.read_parquet(Path(folder) / "epochs.parquet").to_dict("records"):
+            told = {f"{group}.epoch.{key}": value for key, value in row.items() if key != "epoch"}
+            records.setdefault(int(row["epoch"]), {}).update(told)
+    return [records[epoch] for epoch in sorted(records)]
 
 
 def log_cells_again(tracking, sweep: Sweep, records: list[dict]) -> None:
