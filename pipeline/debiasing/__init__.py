@@ -6,7 +6,8 @@ negation.py works on tensors. The others tune a model on pairs of texts. A file 
     Method     of tuning.py: Method(model, settings, scratch) changes its model in place, batch by batch
 
 and may have `FAMILIES`, the families of models it is made for. A Method that is not stepped on pairs in tokens, but on
-what it makes of them or finds itself, has `prepare(scorer, pairs)`, which returns that. To add a method: this file's
+what it makes of them or finds itself, has `prepare(scorer, pairs)`, which returns that. What it found besides the weights
+it gives by `report()`, one row a chosen unit, or `tables()`, rows by the name of a table. To add a method: this file's
 neighbour and its YAML.
 """
 

@@ -152,9 +152,9 @@ class Method:
     def load_state(self, state: dict) -> None:
         self.descent.load_state(state)
 
-    def report(self) -> list[dict]:
-        """One row a prompt, with the mean JSD that it was chosen by."""
-        return [{"prompt": prompt, "divergence": divergence} for prompt, divergence in self.prompts]
+    def tables(self) -> dict[str, list[dict]]:
+        """prompts: one row each, with the mean JSD that it was chosen by."""
+        return {"prompts": [{"prompt": prompt, "divergence": divergence} for prompt, divergence in self.prompts]}
 
     @torch.no_grad()
     def _search(self) -> list[tuple[str, float]]:

@@ -27,7 +27,8 @@ def tune(
     machine: dict,
     scratch: Path,
 ) -> dict:
-    """Tune a model on pairs: model.safetensors (float32), epochs.parquet; of chosen units units.parquet, .png and .svg.
+    """Tune a model on pairs: model.safetensors (float32), epochs.parquet; of chosen units units.parquet, .png and .svg;
+    what else the method found, a .parquet each.
 
     pairs      the set and what of it is used, see pairs.py
     method     name, version and the settings of one file of pipeline/debiasing
@@ -82,6 +83,8 @@ def tune(
         units = pandas.DataFrame(able.report())
         units.to_parquet(folder / "units.parquet")
         draw(units, folder)
+    for name, rows in (able.tables() if hasattr(able, "tables") else {}).items():
+        pandas.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
     moved, norm = save_under_base_names(scorer.model, model, folder)
     return {
         "pairs": len(usable),

@@ -67,7 +67,7 @@ def test_the_search_finds_what_trying_every_prompt_finds():
         candidates = [f"{prompt} {word}" for prompt in best for word in whole_words(scorer.tokenizer, 12)]
     assert [prompt for prompt, _ in method.prompts] == [prompt for prompt, _ in expected]
     assert [value for _, value in method.prompts] == pytest.approx([value for _, value in expected], abs=1e-5)
-    assert method.report()[0] == {"prompt": method.prompts[0][0], "divergence": method.prompts[0][1]}
+    assert method.tables()["prompts"][0] == {"prompt": method.prompts[0][0], "divergence": method.prompts[0][1]}
 
 
 @pytest.mark.parametrize("over", ["vocabulary", "stereotypes"])

@@ -49,4 +49,4 @@ def test_stage(name, tmp_path, monkeypatch):
     before, after = load_file(Path(taught().name) / "model.safetensors"), load_file(made / "model.safetensors")
     assert before.keys() == after.keys() and any((before[key] != after[key]).any() for key in before)
     if name == "auto_debias":
-        assert len(pandas.read_parquet(made / "units.parquet")) == 4
+        assert len(pandas.read_parquet(made / "prompts.parquet")) == 4
