@@ -5,7 +5,10 @@ negation.py works on tensors. The others tune a model on pairs of texts. A file 
     Settings   a frozen dataclass: what conf/debias/<name>.yaml may say of the method; `check()` raises ConfigError
     Method     of tuning.py: Method(model, settings, scratch) changes its model in place, batch by batch
 
-and may have `FAMILIES`, the families of models it is made for. To add one: this file's neighbour and its YAML.
+and may have `FAMILIES`, the families of models it is made for. A Method that is not stepped on pairs in tokens, but on
+what it makes of them or finds itself, has `prepare(scorer, pairs)`, which returns that. What it found besides the weights
+it gives by `report()`, one row a chosen unit, or `tables()`, rows by the name of a table. To add a method: this file's
+neighbour and its YAML.
 """
 
 import dataclasses
@@ -16,7 +19,7 @@ from types import ModuleType
 
 from pipeline.errors import ConfigError
 
-HELPERS = {"negation", "pairs", "tuning"}
+HELPERS = {"negation", "optimisation", "pairs", "tuning", "words"}
 
 
 def methods() -> list[str]:

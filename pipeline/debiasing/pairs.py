@@ -79,6 +79,14 @@ def masked(stereotype: Sequence[int], anti_stereotype: Sequence[int], mask: int)
     )
 
 
+def text(side: Side, family: str) -> tuple[int, ...]:
+    """All tokens of a side with nothing hidden; of a causal model's span, as far as the span goes."""
+    if family == "causal":
+        return (*side.tokens, side.targets[-1])
+    shown = dict(zip(side.places, side.targets, strict=True))
+    return tuple(shown.get(place, token) for place, token in enumerate(side.tokens))
+
+
 def scores(model, sides: Sequence[Side], objective: str = "log_probability") -> torch.Tensor:
     """score_B: of each text, the sum over its places of log p(target), in nats, or of the target's raw logit.
 

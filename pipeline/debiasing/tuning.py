@@ -1,4 +1,4 @@
-"""The loop of every method that tunes a model on pairs, and the choice among its epochs.
+"""The loop of every method that tunes a model on pairs, or on what it makes of them, and the choice among its epochs.
 
 After every epoch the model is measured on a development set; so is the model that came in, as epoch 0. Chosen is the
 epoch whose |signed bias| there is smallest, of those that
@@ -20,7 +20,6 @@ import torch
 
 from pipeline import progress
 from pipeline.checkpoint.training_state import keep, kept
-from pipeline.debiasing.pairs import TokenPair
 
 # (model) -> bias (signed), perplexity, meaningful (nan where it is not measured)
 Measure = Callable[[torch.nn.Module], dict[str, float]]
@@ -29,8 +28,8 @@ Measure = Callable[[torch.nn.Module], dict[str, float]]
 class Method(Protocol):
     """What the loop asks of a method, which changes its model in place."""
 
-    def step(self, pairs: Sequence[TokenPair]) -> dict[str, float]:
-        """One batch; what is returned is averaged over the epoch."""
+    def step(self, examples: Sequence) -> dict[str, float]:
+        """One batch of pairs, or of what `prepare` made; what is returned is averaged over the epoch."""
 
     def end_epoch(self) -> None:
         """After the last batch of an epoch."""
@@ -44,7 +43,7 @@ class Method(Protocol):
 
 def tune(
     model: torch.nn.Module,
-    pairs: Sequence[TokenPair],
+    examples: Sequence,
     method: Method,
     *,
     epochs: int,
@@ -54,8 +53,9 @@ def tune(
     choose: Callable[[list[dict]], int],
     scratch: Path | None = None,
 ) -> tuple[list[dict], int]:
-    """Run `epochs` passes over the pairs and leave the chosen epoch's weights in the model.
+    """Run `epochs` passes over the examples and leave the chosen epoch's weights in the model.
 
+    examples            pairs in tokens, or what the method's `prepare` made
     epochs, batch_size  each pass is in an order of its own, keyed by (seed, epoch); the last batch may be smaller
     measure             of the model after every epoch, and before the first
     choose              the records so far -> the epoch to take
@@ -74,13 +74,13 @@ def tune(
         records = state["records"]
         best = None  # it lies in its file, not in the memory
     first = len(records) - 1
-    steps = -(-len(pairs) // batch_size)
+    steps = -(-len(examples) // batch_size)
     label = "tuning" if first == 0 else f"tuning, resumed after epoch {first}"
     with progress.bar(epochs * steps, label, unit="step", done=first * steps) as bar:
         for epoch in range(first + 1, epochs + 1):
-            order, told = numpy.random.default_rng([seed, epoch]).permutation(len(pairs)), []
-            for start in range(0, len(pairs), batch_size):
-                told.append(method.step([pairs[place] for place in order[start : start + batch_size]]))
+            order, told = numpy.random.default_rng([seed, epoch]).permutation(len(examples)), []
+            for start in range(0, len(examples), batch_size):
+                told.append(method.step([examples[place] for place in order[start : start + batch_size]]))
                 for name, value in told[-1].items():
                     if not math.isfinite(value):
                         raise FloatingPointError(

@@ -27,7 +27,8 @@ def tune(
     machine: dict,
     scratch: Path,
 ) -> dict:
-    """Tune a model on pairs: model.safetensors (float32), epochs.parquet; of chosen units units.parquet, .png and .svg.
+    """Tune a model on pairs: model.safetensors (float32), epochs.parquet; of chosen units units.parquet, .png and .svg;
+    what else the method found, a .parquet each.
 
     pairs      the set and what of it is used, see pairs.py
     method     name, version and the settings of one file of pipeline/debiasing
@@ -64,10 +65,11 @@ def tune(
     if len(usable) < len(told):
         log.warning("%d of %d pairs cannot be asked of this model and are left out", len(told) - len(usable), len(told))
     able = debiasing.bind(method, scorer, scratch)
+    examples = able.prepare(scorer, usable) if hasattr(able, "prepare") else usable
     exam = selection and open_exam(selection["exam"], where["exam"])
     records, chosen = tuning.tune(
         scorer.model,
-        usable,
+        examples,
         able,
         epochs=training["epochs"],
         batch_size=training["batch_size"],
@@ -81,6 +83,8 @@ def tune(
         units = pandas.DataFrame(able.report())
         units.to_parquet(folder / "units.parquet")
         draw(units, folder)
+    for name, rows in (able.tables() if hasattr(able, "tables") else {}).items():
+        pandas.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
     moved, norm = save_under_base_names(scorer.model, model, folder)
     return {
         "pairs": len(usable),
