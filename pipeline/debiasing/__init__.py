@@ -16,7 +16,7 @@ from types import ModuleType
 
 from pipeline.errors import ConfigError
 
-HELPERS = {"negation", "pairs", "tuning"}
+HELPERS = {"negation", "optimisation", "pairs", "tuning"}
 
 
 def methods() -> list[str]:
