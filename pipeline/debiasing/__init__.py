@@ -16,7 +16,7 @@ from types import ModuleType
 
 from pipeline.errors import ConfigError
 
-HELPERS = {"negation", "optimisation", "pairs", "tuning"}
+HELPERS = {"descent", "negation", "optimisation", "pairs", "tuning"}
 
 
 def methods() -> list[str]:

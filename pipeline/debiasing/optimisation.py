@@ -86,7 +86,7 @@ def check_schedule(warmup_steps: int, decay_steps: int | None) -> None:
     """Refuse a warm-up below 0, and a fall that would end before the rise; for a method's own `check`."""
     if warmup_steps < 0:
         raise ConfigError(f"debias.warmup_steps should be 0 or more, found {warmup_steps}; change debias.warmup_steps")
-    if decay_steps is not None and decay_steps <= warmup_steps:
+    if decay_steps is not None and not (isinstance(decay_steps, int) and decay_steps > warmup_steps):
         raise ConfigError(
             f"debias.decay_steps should be null or above the {warmup_steps} warmup_steps, found {decay_steps}; "
             "change debias.decay_steps"
