@@ -4,6 +4,7 @@ A text is [start, profession, verb, pronoun, end]; after the first two professio
 """
 
 import copy
+import functools
 import math
 
 import numpy
@@ -99,13 +100,17 @@ def token_pairs(family: str = "causal", scope: str = "suffix", verbs=VERBS) -> l
     return [pairs.masked(*pair, MASK) for pair in texts(verbs)]
 
 
-def plant(model, family: str = "causal"):
-    """Train a model until the stereotypes are clearly likelier, anti-stereotypes one in eight; returns it."""
+def plant(make, family: str = "causal"):
+    """A model of `make` that was trained until the stereotypes are clearly likelier, anti-stereotypes one in eight."""
+    return copy.deepcopy(_planted(make, family))
+
+
+@functools.cache
+def _planted(make, family: str):
+    model, told = make(), token_pairs(family, "sentence", VERBS + DEVELOPMENT_VERBS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    told = token_pairs(family, "sentence", VERBS + DEVELOPMENT_VERBS)
     for _ in range(150):
-        score_B = pairs.scores(model, pairs.both(told))
-        stereotype_B, anti_B = score_B.chunk(2)
+        stereotype_B, anti_B = pairs.scores(model, pairs.both(told)).chunk(2)
         optimizer.zero_grad()
         (-7 / 8 * stereotype_B - 1 / 8 * anti_B).mean().backward()
         optimizer.step()

@@ -101,7 +101,7 @@ def test_what_both_sides_share_before_the_difference_cancels():
     "make, family", [(planted.llama, "causal"), (planted.gpt2, "causal"), (planted.bert, "masked")]
 )
 def test_a_planted_bias_goes(make, family, rank):
-    model = planted.plant(make(), family)
+    model = planted.plant(make, family)
     start = planted.weights(model)
     settings = dpo.Settings(learning_rate=0.003 if rank == 0 else 0.02, lora_rank=rank, lora_alpha=4.0, beta=0.1)
     records, chosen = planted.tune(dpo, model, settings, family, epochs=6)
