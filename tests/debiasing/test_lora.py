@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
-from pipeline import low_rank
+from pipeline import low_rank, recipe, sweep
 from pipeline.errors import ConfigError
+from pipeline.store import Store
 from pipeline.training import causal, pretraining
 from tests.debiasing import planted
+from tests.tiny_language_model import tiny_language_model
 
 MODELS = [planted.llama, planted.gpt2, planted.bert]
 IDS = torch.tensor([[0, 1, 5, 6, 8], [0, 4, 9, 7, 8]])
@@ -183,3 +186,63 @@ def test_refused():
     bare.model.layers = torch.nn.ModuleList()
     with pytest.raises(ConfigError, match="LlamaForCausalLM, which has no linear layers"):
         low_rank.LowRank(bare, 2, 1.0)
+
+
+@pytest.mark.parametrize("group", ["donor", "debias"])
+def test_what_a_rank_changes_in_the_store(tmp_path, group):
+    """Without a rank a training keeps the key that it had before there was one; alpha counts with a rank alone."""
+    base = tiny_language_model(tmp_path / "base")
+
+    def trained(*overrides):
+        (config,), _ = sweep.expand([f"model.base=path:{base}", f"store={tmp_path / 'store'}", *overrides], False)
+        cell = recipe.describe(config, Store(tmp_path / "store"))
+        return cell.trained if group == "donor" else cell.final.inputs["trained"]
+
+    told = [] if group == "donor" else ["debias=negation"]
+    full, other, low, lower = (
+        trained(*told, *settings)
+        for settings in (
+            [],
+            [f"{group}.lora_alpha=2.0"],
+            [f"{group}.lora_rank=4"],
+            [f"{group}.lora_rank=4", f"{group}.lora_alpha=2.0"],
+        )
+    )
+    assert full.inputs["settings"].keys() == {
+        "epochs",
+        "learning_rate",
+        "batch_size",
+        "warmup",
+        "weight_decay",
+        "max_length",
+    }
+    assert full.key == other.key and len({full.key, low.key, lower.key}) == 3
+
+
+def test_debiasing_through_the_whole_pipeline(tmp_path):
+    """dpo and bias_unlearn on a merged model, negation and the donor at low rank: each gives a model of its own."""
+    base = tiny_language_model(tmp_path / "base")
+    quick = ["debias.epochs=1", "debias.learning_rate=0.001", "debias.max_length=16"]
+    rank = 3
+    for method in ("dpo", "bias_unlearn", "negation"):
+        (config,), _ = sweep.expand(
+            [
+                *(f"model.base=path:{base}", f"store={tmp_path / 'store'}", "weight=0.5", "merge=linear"),
+                *("stages=[fetch,donor,merge,debias]", f"debias={method}", f"debias.lora_rank={rank}", *quick),
+                *(f"donor.lora_rank={rank}", "donor.epochs=1", "donor.max_length=16", "machine.threads=1"),
+                *([] if method == "negation" else ["debias.select_on=null"]),
+            ],
+            False,
+        )
+        cell = recipe.describe(config, Store(tmp_path / "store"))
+        recipe.run(cell)
+        for before, after in ((cell.merged, cell.final), (cell.base, cell.trained)):
+            one, other = (load_file(each.path / "model.safetensors") for each in (before, after))
+            for name, weight in one.items():
+                moved = other[name].double() - weight.double()
+                adapted = name.endswith("proj.weight")
+                if not adapted:
+                    assert not moved.any(), name
+                else:
+                    values = torch.linalg.svdvals(moved)
+                    assert values[rank - 1] > 0 and int((values > 1e-2 * values[0]).sum()) <= rank, name
