@@ -162,6 +162,9 @@ RANGES = {
     "meaningful_fall": (0, 1),
 }
 
+# Settings that are a word in their YAML and may be null.
+NULLABLE = ("select_on",)
+
 
 def _check_settings(group: str, unit: dict) -> None:
     """Every setting has the type that it has in its YAML, and lies in its range."""
@@ -175,7 +178,7 @@ def _check_settings(group: str, unit: dict) -> None:
             raise ConfigError(f"{where} should be a whole number, found {value!r}")
         if isinstance(default, float) and (not number or not math.isfinite(value)):
             raise ConfigError(f"{where} should be a number, found {value!r}")
-        if isinstance(default, str) and not isinstance(value, str):
+        if isinstance(default, str) and not isinstance(value, str) and not (value is None and key in NULLABLE):
             raise ConfigError(f"{where} should be a word, found {value!r}")
         low, high = RANGES.get(key, (-math.inf, math.inf))
         if number and not low <= value <= high:

@@ -222,14 +222,14 @@ def test_what_a_rank_changes_in_the_store(tmp_path, group):
 def test_debiasing_through_the_whole_pipeline(tmp_path):
     """dpo and bias_unlearn on a merged model, negation and the donor at low rank: each gives a model of its own."""
     base = tiny_language_model(tmp_path / "base")
-    quick = ["debias.epochs=1", "debias.learning_rate=0.001", "debias.max_length=16"]
+    quick = ["debias.epochs=1", "debias.learning_rate=0.001"]
     rank = 3
     for method in ("dpo", "bias_unlearn", "negation"):
         (config,), _ = sweep.expand(
             [
                 *(f"model.base=path:{base}", f"store={tmp_path / 'store'}", "weight=0.5", "merge=linear"),
                 *("stages=[fetch,donor,merge,debias]", f"debias={method}", f"debias.lora_rank={rank}", *quick),
-                *(f"donor.lora_rank={rank}", "donor.epochs=1", "donor.max_length=16", "machine.threads=1"),
+                *(f"donor.lora_rank={rank}", "donor.epochs=1", "machine.threads=1"),
                 *([] if method == "negation" else ["debias.select_on=null"]),
             ],
             False,
