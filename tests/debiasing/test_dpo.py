@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.debiasing import dpo, pairs
+from pipeline.debiasing.optimisation import ByLoss
 from pipeline.errors import ConfigError
 from tests.debiasing import planted
 
@@ -110,6 +111,31 @@ def test_a_planted_bias_goes(make, family, rank):
     assert records[-1]["loss"] < records[1]["loss"] and records[-1]["margin"] < records[1]["margin"]
     assert planted.measure_of(family)(model)["bias"] == records[chosen]["bias"]  # what was chosen is what is left
     assert planted.weights(model).keys() == start.keys()
+
+
+def test_the_learning_rate_rises_and_falls():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    schedule = {"learning_rate": 2.0, "weight_decay": 0.0, "warmup_steps": 4, "parameters": [weight]}
+    falling, staying = (ByLoss(planted.Bigrams(), **schedule, decay_steps=last) for last in (8, None))
+    half = 2**-0.5
+    expected = [0.5, 1.0, 1.5, 2.0, 1 + half, 1.0, 1 - half, 0.0, 0.0]
+    assert [falling.rate(update) for update in range(1, 10)] == pytest.approx(expected, abs=1e-12)
+    assert [staying.rate(update) for update in range(1, 10)] == expected[:4] + [2.0] * 5
+    # the gradient is 1 in every step, so that each goes as far as the learning rate says
+    for update in range(1, 10):
+        assert falling.descend(weight.sum()) == pytest.approx(-sum(expected[: update - 1]), rel=1e-5)
+
+
+def test_long_gradients_are_cut_and_short_ones_are_not():
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    by_loss = ByLoss(planted.Bigrams(), learning_rate=0.0, weight_decay=0.0, warmup_steps=0, parameters=[weight])
+    moments = []
+    for factor in (1.0, 0.01):
+        by_loss.optimizer.state.clear()
+        by_loss.descend(factor * weight.square().sum() / 2)
+        moments.append(by_loss.optimizer.state[weight]["exp_avg"] / 0.1)
+    torch.testing.assert_close(moments[0], torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(moments[1], torch.tensor([0.03, 0.04]), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
