@@ -152,11 +152,18 @@ RANGES = {
     "learning_rate": (0, math.inf),
     "weight_decay": (0, math.inf),
     "warmup": (0, 1),
+    "lora_rank": (0, math.inf),
+    "lora_alpha": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "decay_steps": (1, math.inf),
     "draw": (0, math.inf),
     "examples": (1, math.inf),
     "perplexity_rise": (0, math.inf),
     "meaningful_fall": (0, 1),
 }
+
+# Settings that are a word in their YAML and may be null.
+NULLABLE = ("select_on",)
 
 
 def _check_settings(group: str, unit: dict) -> None:
@@ -171,7 +178,7 @@ def _check_settings(group: str, unit: dict) -> None:
             raise ConfigError(f"{where} should be a whole number, found {value!r}")
         if isinstance(default, float) and (not number or not math.isfinite(value)):
             raise ConfigError(f"{where} should be a number, found {value!r}")
-        if isinstance(default, str) and not isinstance(value, str):
+        if isinstance(default, str) and not isinstance(value, str) and not (value is None and key in NULLABLE):
             raise ConfigError(f"{where} should be a word, found {value!r}")
         low, high = RANGES.get(key, (-math.inf, math.inf))
         if number and not low <= value <= high:
@@ -243,6 +250,11 @@ def bias_set(name: str) -> dict:
             f"debias.select_on should be a bias set that is judged by its own answers, found {name!r}; change debias.select_on="
         )
     return declared
+
+
+def debias_method(unit: dict) -> dict:
+    """The method of a debiasing that tunes on pairs: name, version, and its own settings."""
+    return {"name": unit["name"], "version": unit["version"], **settings(unit, *OF_TUNING)}
 
 
 def debias_name(unit: dict) -> str:

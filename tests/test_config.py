@@ -152,6 +152,9 @@ def test_asking_loads_nothing_heavy(arguments, tmp_path):
         (["donor.warmup=2"], "donor.warmup should lie between 0 and 1"),
         (["donor.learning_rate=fast"], "donor.learning_rate should be a number"),
         (["debias=negation", "debias.coefficient=-1"], "debias.coefficient should be 0 or more"),
+        (["debias=dpo", "debias.lora_rank=-1"], "debias.lora_rank should lie between 0 and inf"),
+        (["donor.lora_rank=0.5"], "donor.lora_rank should be a whole number"),
+        (["debias=bias_unlearn", "debias.warmup_steps=-1"], "debias.warmup_steps should lie between 0 and inf"),
         (["bias.options=some"], "bias.options should be true or false"),
     ],
 )

@@ -19,7 +19,7 @@ from types import ModuleType
 
 from pipeline.errors import ConfigError
 
-HELPERS = {"negation", "optimisation", "pairs", "tuning", "words"}
+HELPERS = {"descent", "negation", "optimisation", "pairs", "tuning", "words"}
 
 
 def methods() -> list[str]:

@@ -92,16 +92,47 @@ def scores(model, sides: Sequence[Side], objective: str = "log_probability") -> 
 
     Differentiable. Texts are padded on the right; a causal model never looks there, a masked one is told not to.
     """
-    ids_BL, seen_BL = padded([side.tokens for side in sides])
-    logits_BLV = model(input_ids=ids_BL.to(model.device), attention_mask=seen_BL.to(model.device)).logits
-    rows_A = torch.tensor([row for row, side in enumerate(sides) for _ in side.places], device=model.device)
-    places_A = torch.tensor([place for side in sides for place in side.places], device=model.device)
-    targets_A = torch.tensor([target for side in sides for target in side.targets], device=model.device)
+    return scores_in(outputs(model, sides)[0], sides, objective)
+
+
+def outputs(model, sides: Sequence[Side]) -> tuple[torch.Tensor, torch.Tensor]:
+    """logits_BLV of the model on each text, and seen_BL, 1 where a text is and 0 where it is padded."""
+    ids_BL, seen_BL = (tensor.to(model.device) for tensor in padded([side.tokens for side in sides]))
+    return model(input_ids=ids_BL, attention_mask=seen_BL).logits, seen_BL
+
+
+def scores_in(logits_BLV: torch.Tensor, sides: Sequence[Side], objective: str = "log_probability") -> torch.Tensor:
+    """score_B, see `scores`, out of the logits that a model gave."""
+    rows_A, places_A, targets_A = (
+        torch.tensor(values, device=logits_BLV.device)
+        for values in (
+            [row for row, side in enumerate(sides) for _ in side.places],
+            [place for side in sides for place in side.places],
+            [target for side in sides for target in side.targets],
+        )
+    )
     logits_AV = logits_BLV[rows_A, places_A].float()
     wanted_A = logits_AV.gather(1, targets_A[:, None])[:, 0]
     if objective == "log_probability":
         wanted_A = wanted_A - logits_AV.logsumexp(1)
-    return torch.zeros(len(sides), device=model.device).index_add(0, rows_A, wanted_A)
+    return torch.zeros(len(sides), device=logits_BLV.device).index_add(0, rows_A, wanted_A)
+
+
+def margins(model, pairs: Sequence[TokenPair]) -> torch.Tensor:
+    """margin_B = score of the stereotype - score of the anti-stereotype, in nats; both sides in one pass."""
+    stereotype_B, anti_B = scores(model, both(pairs)).chunk(2)
+    return stereotype_B - anti_B
+
+
+@torch.no_grad()
+def margins_of_all(model, pairs: Sequence[TokenPair], batch_size: int = 16) -> torch.Tensor:
+    """margin_N of any number of pairs, without a gradient, some at a time."""
+    return torch.cat([margins(model, pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)])
+
+
+def both(pairs: Sequence[TokenPair]) -> list[Side]:
+    """All stereotypes, then all anti-stereotypes."""
+    return [pair.stereotype for pair in pairs] + [pair.anti_stereotype for pair in pairs]
 
 
 def padded(texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,7 +26,10 @@ Measure = Callable[[torch.nn.Module], dict[str, float]]
 
 
 class Method(Protocol):
-    """What the loop asks of a method, which changes its model in place."""
+    """What the loop asks of a method, which changes its model in place.
+
+    One that must know all examples has `begin(examples)` too, called first, on the model that came in, in a resumed run as well.
+    """
 
     def step(self, examples: Sequence) -> dict[str, float]:
         """One batch of pairs, or of what `prepare` made; what is returned is averaged over the epoch."""
@@ -64,6 +67,8 @@ def tune(
     Returns one record an epoch, 0 for the model that came in, and the chosen epoch. Raises FloatingPointError as soon as
     what a step returns is not finite.
     """
+    if hasattr(method, "begin"):
+        method.begin(examples)
     state, best = kept(scratch), kept(scratch, "best")
     if state is None or best is None:
         records, best = [{"epoch": 0, **measure(model)}], _kept_best(model, scratch)

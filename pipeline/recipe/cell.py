@@ -240,6 +240,8 @@ def _donors(config: dict, store: Store, base: Artifact, machine: dict) -> tuple[
 def _trained(config: dict, store: Store, base: Artifact, unit: dict, machine: dict) -> Artifact:
     declared = configuration.stereotypes(unit["data"])
     names = ("epochs", "learning_rate", "batch_size", "warmup", "weight_decay", "max_length")
+    if unit["lora_rank"]:
+        names += ("lora_rank", "lora_alpha")
     return store.want(
         donor.train,
         base=base,

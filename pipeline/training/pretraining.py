@@ -8,6 +8,7 @@ import torch
 
 from pipeline import progress
 from pipeline.checkpoint.training_state import keep, kept
+from pipeline.low_rank import LowRank
 
 # (model, sentences in tokens, epoch or None) -> sum over the predicted tokens of -log p, and how many they are.
 # What is random in a loss is keyed by the epoch; None is the one draw by which models are compared.
@@ -25,6 +26,8 @@ def continue_pretraining(
     warmup: float,
     weight_decay: float,
     seed: int,
+    lora_rank: int = 0,
+    lora_alpha: float = 1.0,
     scratch: Path | None = None,
 ) -> list[dict]:
     """Minimise the mean negative log-likelihood of `tokens` by AdamW; the model is changed in place.
@@ -37,13 +40,17 @@ def continue_pretraining(
     learning_rate  its highest value: reached after `warmup` (a share of all steps), then falls linearly to 0
     batch_size     sentences a step, padded on the right; gradients are clipped to norm 1
     weight_decay   on parameters with two or more dimensions, not on norms and biases
+    lora_rank      r > 0: thin matrices of low_rank.py are trained, and folded in at the end; 0: all parameters are trained
+    lora_alpha     alpha of low_rank.py; without a meaning at rank 0
     scratch        folder in which the state is kept after every epoch, to go on after a kill with the same bits
 
     Dropout is off, so the only randomness is the order, and the masks of a masked model. Returns one record a step: step, epoch,
     learning_rate, loss. Raises FloatingPointError if the loss is not finite.
     """
     model.eval()
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    adapters = LowRank(model, lora_rank, lora_alpha, seed) if lora_rank else None
+    trained = adapters or model
+    named = [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for _, p in named if p.dim() >= 2], "weight_decay": weight_decay},
@@ -60,10 +67,12 @@ def continue_pretraining(
 
     losses, first = [], 0
     if (state := kept(scratch)) is not None:
-        model.load_state_dict(state["model"])
+        trained.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         losses, first = state["losses"], state["epoch"]
+    if adapters:
+        adapters.unfold()
     label = "training" if first == 0 else f"training, resumed after epoch {first}"
     with progress.bar(steps, label, unit="step", done=first * per_epoch) as bar:
         for epoch in range(first, epochs):
@@ -90,11 +99,13 @@ def continue_pretraining(
                 schedule.step()
                 bar.set_postfix(loss=f"{mean.item():.3f}", refresh=False)
                 bar.update(1)
-            state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+            state = {"model": trained, "optimizer": optimizer, "schedule": schedule}
             keep(
                 scratch,
                 {key: part.state_dict() for key, part in state.items()} | {"losses": losses, "epoch": epoch + 1},
             )
+    if adapters:
+        adapters.fold()
     return losses
 
 

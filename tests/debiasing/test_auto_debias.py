@@ -10,7 +10,7 @@ import torch
 from pipeline.debiasing import auto_debias, bind
 from pipeline.debiasing.words import in_text, whole_words
 from pipeline.errors import ConfigError
-from tests.debiasing.planted import STEREOTYPES, biased_scorer, of_words, tuned
+from tests.debiasing.planted_bert import STEREOTYPES, biased_scorer, of_words, tuned
 
 WORDS = {
     "tuples": [["he", "she"], ["his", "their"]],

@@ -11,7 +11,7 @@ from pipeline.debiasing import bind, dpce
 from pipeline.debiasing.dpce import Sentence
 from pipeline.debiasing.words import Finder
 from pipeline.errors import ConfigError
-from tests.debiasing.planted import STEREOTYPES, biased_scorer, of_words, token_pairs, tuned
+from tests.debiasing.planted_bert import STEREOTYPES, biased_scorer, of_words, token_pairs, tuned
 
 WORDS = {"attributes": [["he"], ["she"]], "targets": [word for each in STEREOTYPES.values() for word in each]}
 

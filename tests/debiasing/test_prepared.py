@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from pipeline import config
 from pipeline.recipe.identity import place_of, sentences_of
 from pipeline.stages import debias
-from tests.debiasing.planted import taught
+from tests.debiasing.planted_bert import taught
 
 STEPPED = {
     "steering": ({}, {"difference"}),
