@@ -340,11 +340,7 @@ def _tuned(config: dict, store: Store, model: Artifact, unit: dict, machine: dic
         debias.tune,
         model=model,
         pairs=sentences_of(declared, unit),
-        method={
-            "name": unit["name"],
-            "version": unit["version"],
-            **configuration.settings(unit, *configuration.OF_TUNING),
-        },
+        method=configuration.debias_method(unit),
         training={name: unit[name] for name in ("epochs", "batch_size", "max_length", "scope")},
         selection=exam and {"exam": exam} | {name: unit[name] for name in ("perplexity_rise", "meaningful_fall")},
         seed=config["seed"],

@@ -66,6 +66,8 @@ def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
         configuration.check(cell)
         if any(key.startswith("merge.") or key in ("donor.models", "donor.shares") for key in as_dict(each)):
             _refuse_settings(cell)
+        if any(key.startswith(("debias.", "donor.settings")) for key in as_dict(each)):
+            _refuse_debiasing(cell)
     asked = [
         settle(cell, as_dict(each), workers) | {"overrides": as_dict(each)}
         for cell, each in zip(cells, grid, strict=True)
@@ -98,6 +100,16 @@ def _refuse_settings(cell: dict) -> None:
     merging.bind(unit["name"], configuration.settings(unit)).check(
         cell["weight"] if unit["uses_weight"] else None, donor["shares"], donors
     )
+
+
+def _refuse_debiasing(cell: dict) -> None:
+    """Settings that a method which tunes on pairs refuses."""
+    from pipeline import debiasing
+    from pipeline.recipe.identity import units_on_data
+
+    for unit in units_on_data(cell).values():
+        if "select_on" in unit:
+            debiasing.settings(configuration.debias_method(unit))
 
 
 def settle(config: dict, overrides: dict, workers: int) -> dict:
