@@ -126,6 +126,99 @@ def test_a_leak_is_refused_and_told(cell, monkeypatch):
     assert early.leaked(allowed) == {place: "Some sentence."}
 
 
+TUNED = ("merge=keep", "debias=pcgu", "debias.share=0.05")
+
+
+def leaks(cell, *overrides) -> recipe.Cell:
+    described = cell(*TUNED, *overrides)
+    for artifact in described.leaks.values():
+        artifact.path  # noqa: B018 - builds it
+    return described
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("bias=pocket_crows_pairs",),
+            r"bias=pocket_crows_pairs should share no text with what debias\.select_on chooses by.*"
+            r"debias\.select_half=tuning, half=reporting",
+        ),
+        (
+            ("bias=stereoset", "debias.data=stereoset"),
+            r"what debias\.data trains on.*debias\.half=tuning, half=reporting",
+        ),
+        (
+            ("debias.data=crows_pairs", "debias.select_on=crows_pairs"),
+            r"debias\.select_on should share no text with what debias\.data trains on",
+        ),
+    ],
+)
+def test_what_is_tuned_or_chosen_on_is_not_reported(cell, overrides, words, real_data):
+    with pytest.raises(DataError, match=words):
+        recipe.refuse_leaks(leaks(cell, "limit=null", f"data={real_data}", *overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("bias=pocket_crows_pairs", "debias.select_half=tuning"),
+        ("bias=stereoset", "debias.data=stereoset", "debias.half=tuning"),
+        (
+            "bias=crows_pairs",
+            "debias.data=winogender",
+            "debias.select_on=crows_pairs",
+            "debias.select_half=tuning",
+        ),
+    ],
+)
+def test_two_halves_may_be_used(cell, overrides, real_data):
+    recipe.refuse_leaks(leaks(cell, "limit=null", "half=reporting", f"data={real_data}", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("debias.scale=0.5", {"final"}),
+        ("debias.control=true", {"final"}),
+        ("debias.epochs=2", {"final", "tuned"}),
+        ("debias.half=tuning", {"final", "tuned"}),
+        ("debias.select_half=tuning", {"final", "tuned"}),
+        ("debias.units=3", {"final", "tuned"}),
+        ("half=reporting", set()),
+        ("limit=9", set()),
+    ],
+)
+def test_what_changes_a_tuning(cell, override, changed):
+    def keys_of(described) -> dict:
+        return {"final": described.final.key, "tuned": described.tuned["debias"].key}
+
+    before, after = keys_of(cell(*TUNED)), keys_of(cell(*TUNED, override))
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_a_debiasing_makes_a_donor(cell):
+    described = cell("donor=debiased", "donor.settings={share: 0.05, epochs: 2}", "merge=ties")
+    tuned = cell(*TUNED, "debias.epochs=2")
+    assert described.tuned["donor"].key == tuned.tuned["debias"].key, "one tuning serves both"
+
+
+def test_a_tuned_cell_end_to_end(cell):
+    """PCGU on a random model: the row says what it came to, and the control is as long and points elsewhere."""
+    rows = {}
+    for control in ("false", "true"):
+        described = cell(*TUNED, "debias.epochs=2", "debias.learning_rate=1e-3", f"debias.control={control}")
+        recipe.run(described)
+        rows[control] = recipe.collect(described)
+    row = rows["false"]["row"]
+    assert row["debias"] == "pcgu" and rows["true"]["row"]["debias"] == "pcgu control" and row["donor"] is None
+    assert row["debias.pairs"] > 200 and row["debias.epoch"] in (0, 1, 2)
+    assert abs(row["debias.dev_bias_after"]) <= abs(row["debias.dev_bias_before"])
+    assert (row["debias.epoch"] == 0) == any("none of 2 epochs" in note for note in rows["false"]["notes"])
+    assert [each["context"] for each in rows["false"]["datasets"]].count("training") == 1
+    assert rows["false"]["tuned"]["debias"] == rows["true"]["tuned"]["debias"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "error", "words"),
     [

@@ -89,10 +89,12 @@ class Cell:
             "donor": [each.inputs.get("trained") for each in self.donors],
             "debias": [self.final.inputs.get("tuned")],
         }
+        # of a control it stands behind the random direction
+        found = {group: [each and each.inputs.get("trained", each) for each in moved] for group, moved in laid.items()}
         return {
             group: each
-            for group, found in laid.items()
-            for each in found
+            for group, all_ in found.items()
+            for each in all_
             if each is not None and each.stage.name == "tune"
         }
 
@@ -217,7 +219,7 @@ def _donors(config: dict, store: Store, base: Artifact, machine: dict) -> tuple[
                 )
             ]
         case "debiased":
-            tuned = _tuned(config, store, base, configuration.debiasing(unit["by"], unit["settings"]), machine)
+            tuned = _tuned(config, store, base, configuration.debiasing(unit["by"], unit["settings"] or {}), machine)
             return None, [
                 store.want(donor.transfer, base=base, trained=tuned, origin=base, coefficient=unit["coefficient"])
             ]

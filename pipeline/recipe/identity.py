@@ -87,7 +87,7 @@ def units_on_data(config: dict) -> dict[str, dict]:
     """The units of this cell that train on sentences, by their group; a donor that a debiasing makes is that debiasing."""
     donor = config["donor"]
     if donor["name"] == "debiased":
-        donor = configuration.debiasing(donor["by"], donor["settings"])
+        donor = configuration.debiasing(donor["by"], donor["settings"] or {})
     units = {} if config["merge"]["name"] == "keep" else {"donor": donor}
     return {group: unit for group, unit in (units | {"debias": config["debias"]}).items() if "data" in unit}
 
