@@ -99,7 +99,7 @@ def test_logits_in_pieces(monkeypatch, requests):
 def test_prefixes_are_computed_once(requests):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 4096)
     encoded = scorer.encoder.pairs(requests)
-    scorer.attention = 0
+    scorer.costs = scorer.costs._replace(attention=0)
     distinct = {one.inputs[:end] for one in encoded for end in range(1, len(one.inputs) + 1)}
     assert sum(pack.size for pack in scorer._plan(encoded)) == len(distinct)
 
