@@ -5,6 +5,7 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.language_model import generation, trie
 from pipeline.language_model.encoding import Encoder
 from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
-from pipeline.language_model.trie import Encoded, Pack
+from pipeline.language_model.trie import Encoded, Pack, Row
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 # Tokens in a batch of rows on a CPU: more do not make its matrix products faster, only the padding longer.
 CPU_BATCH = 256
 # What the start of a forward pass costs, in tokens: matrix products with few rows are slow, on a GPU those with many too.
-START = {"cpu": 32}
-GPU_START = 1024
+CPU_START, GPU_START = 32, 1024
 # Logits alive at a time: 64 MB in float32.
 LOGITS = 2**24
 
@@ -65,9 +65,10 @@ class CausalScorer(Scorer):
         self.horizon = window(text.to_dict())
         # A layer's matrices cost about 24 H^2 operations a token (12 H^2 weights), attending to one token 4 H, at half
         # the speed.
-        self.costs = trie.Costs(START.get(self.device.type, GPU_START), 1 / (3 * text.hidden_size))
-        # Longest request of the rows tried so far, by what they need: keys and values that were kept, a mask, nothing.
-        self._tried = dict.fromkeys(("stem", "mask", "nothing"), 0)
+        self.costs = trie.Costs(CPU_START if self.device.type == "cpu" else GPU_START, 1 / (3 * text.hidden_size))
+        # Depth and size of the rows tried so far, by what they need: keys and values that were kept, a mask, nothing.
+        # Whoever needs more stands for those who need less.
+        self._tried = dict.fromkeys(("stem", "mask", "nothing"), (0, 0))
         self._past: tuple[trie.Stem, DynamicCache] = ((), DynamicCache())
 
     def refuse(self, requests: Sequence[Request]) -> None:
@@ -105,13 +106,14 @@ class CausalScorer(Scorer):
         """
         self.refuse(requests)
         prompts = self.encoder.prompts([(asked.prompt, asked.max_tokens) for asked in requests])
-        batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack)
-        settings = (generation.VERSION, self.tokens_per_pack, generation.SLACK)
+        writer = generation.Writer(self.model, self.tokenizer, self.tokens_per_pack)
+        batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack, writer.kept)
+        settings = (generation.VERSION, self.tokens_per_pack, writer.kept)
         kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
-        writer = generation.Writer(self.model, self.tokenizer)
         texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
-        for request, sample, tokens, text in kept.rows(batches, len, writer.write, label, "text"):
-            texts[request][sample] = (tokens, text)
+        with self.within_memory():
+            for request, sample, tokens, text in kept.rows(batches, len, writer.write, label, "text"):
+                texts[request][sample] = (tokens, text)
         answers = []
         for asked, said in zip(requests, texts, strict=True):
             # without chance all samples are one; a beam search gives them all
@@ -156,21 +158,23 @@ class CausalScorer(Scorer):
         settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS)
         kept = Scratch(scratch, self.fingerprint(settings, encoded) if scratch else "")
         answers: list[Answer | None] = [None] * len(encoded)
-        for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
-            answers[request] = Answer(*answer)
+        with self.within_memory():
+            for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
+                answers[request] = Answer(*answer)
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
-        """The packs of the requests, after a trial of the deepest row of each kind that is not covered by another."""
+        """The packs of the requests, after a trial of the deepest and the largest row of each kind."""
         rows = trie.rows(encoded, self.tokens_per_pack, self.horizon, self.costs)
-        kinds = {
+        groups = {
             "stem": [row for row in rows if row.stem],
             "mask": [row for row in rows if row.branched],
-            "nothing": [] if any(self._tried.values()) else rows,
+            "nothing": [] if any(self._tried["nothing"]) else rows,
         }
-        for kind, some in kinds.items():
-            row = max(some, key=lambda row: row.longest, default=None)
-            if row is None or row.longest <= max(self._tried.values()):
+        # A window that no setting names shows where the strangers between a token and its ancestors are many.
+        for kind, measure in itertools.product(groups, ("depth", "size")):
+            row = max(groups[kind], key=attrgetter(measure), default=None)
+            if row is None or (row.depth <= self._tried[kind][0] and row.size <= self._tried[kind][1]):
                 continue
             fault = self._fault(row, encoded)
             if fault and kind == "nothing":
@@ -191,16 +195,18 @@ class CausalScorer(Scorer):
                 else:
                     self.horizon = 0
                 return self._plan(encoded)
-            self._tried[kind] = row.longest
+            for less in tuple(groups)[tuple(groups).index(kind) :]:
+                self._tried[less] = tuple(map(max, self._tried[less], (row.depth, row.size)))
         return trie.packs(
             rows, min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
         )
 
-    def _fault(self, row: trie.Row, encoded: list[Encoded]) -> str:
+    def _fault(self, row: Row, encoded: list[Encoded]) -> str:
         """What is wrong with the answers of a row, against plain forward passes; empty if nothing is."""
         try:
-            packed = {request: value for request, value, _, _ in self._answer(trie.pack([row]))}
-        except (torch.OutOfMemoryError, MemoryError):
+            with self.within_memory():
+                packed = {request: value for request, value, _, _ in self._answer(trie.pack([row]))}
+        except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001 - an architecture may refuse mask and positions in any way it likes
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"

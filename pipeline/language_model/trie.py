@@ -10,6 +10,7 @@ row with its stem.
 Rows and packs depend on the set of the requests and the limits, never on their order.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,12 @@ class Row:
     asked: list[tuple[int, int, int]] = field(default_factory=list)
     path: list[int] = field(default_factory=list)
     branched: bool = False
-    longest: int = 0
+    depth: int = 0  # of the longest request
+
+    @property
+    def size(self) -> int:
+        """Tokens, those of the stem included."""
+        return self.before + len(self.tokens)
 
     @property
     def before(self) -> int:
@@ -85,7 +91,7 @@ class Row:
             self.tokens.append(inputs[depth])
             self.depths.append(depth)
             self.ends.append(-1)
-        self.longest = max(self.longest, len(inputs))
+        self.depth = max(self.depth, len(inputs))
         first = len(inputs) - len(targets) - before
         self.asked.extend((request, self.path[first + step], target) for step, target in enumerate(targets))
 
@@ -149,7 +155,7 @@ class Forest:
         self.encoded, self.order, self.limit, self.costs = encoded, order, limit, costs
         self.inputs = [encoded[request].inputs for request in order]
         # Leading tokens that each shares with the one before it.
-        self.shared = [0, *(_common(one, two) for one, two in zip(self.inputs, self.inputs[1:], strict=False))]
+        self.shared = [0, *(common(one, two) for one, two in itertools.pairwise(self.inputs))]
         new = [len(inputs) - shared for inputs, shared in zip(self.inputs, self.shared, strict=True)]
         self.sums = np.concatenate([[0], np.cumsum(new, dtype=np.int64)]).tolist()
         # Up to here no logits are asked for.
@@ -201,7 +207,7 @@ class Forest:
     def _parts(self, branches: list[int], before: int) -> list[tuple[int, int]]:
         """Neighbouring branches together, as long as that costs less."""
         parts: list[tuple[int, int]] = []
-        for first, last in zip(branches, branches[1:], strict=False):
+        for first, last in itertools.pairwise(branches):
             if parts and self._joins(parts[-1][0], first, last, before):
                 parts[-1] = (parts[-1][0], last)
             else:
@@ -233,7 +239,7 @@ def _chains(encoded: list[Encoded], order: list[int]) -> list[Row]:
     made: list[Row] = []
     for request in order:
         inputs = encoded[request].inputs
-        if not made or _common(made[-1].tokens, inputs) < len(made[-1].tokens):
+        if not made or common(made[-1].tokens, inputs) < len(made[-1].tokens):
             made.append(Row())
         made[-1].add(request, encoded[request], len(made[-1].tokens))
     for row in made:
@@ -241,7 +247,7 @@ def _chains(encoded: list[Encoded], order: list[int]) -> list[Row]:
     return made
 
 
-def _common(one: Sequence[int], two: Sequence[int]) -> int:
+def common(one: Sequence[int], two: Sequence[int]) -> int:
     """Number of leading tokens that two sequences share."""
     return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
 

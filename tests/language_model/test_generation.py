@@ -44,6 +44,20 @@ def test_greedy_is_transformers_own(name):
     assert all(np.isnan(answer.loglikelihood) and 1 <= answer.tokens <= 24 for answer in answers)
 
 
+@pytest.mark.parametrize("name", ["Llama", "Gemma3", "Mamba"])
+def test_long_prompts_are_read_in_packs(name, monkeypatch):
+    prompts = [" ".join(WORDS[start : start + 12])[:40] for start in range(0, 60, 5)]
+    ours, read, step = scorer(name, limit=64), [], generation.Writer._step
+    monkeypatch.setattr(
+        generation.Writer, "_step", lambda self, tokens, cache: read.append(len(tokens) * len(tokens[0])) or step(self, tokens, cache)
+    )  # fmt: skip
+    answers = ours.answer([greedy(prompt, max_tokens=24) for prompt in prompts])
+    assert [answer.texts for answer in answers] == [tuple(plain(name, prompt, 24)) for prompt in prompts]
+    assert max(read) <= 64
+    kept = generation.Writer(ours.model, ours.tokenizer, 64).kept
+    assert kept == 64 if name == "Mamba" else 64 < kept <= 8 * 64
+
+
 @pytest.mark.parametrize("name", ["Llama", "GPT2", "Mistral"])
 def test_beams_are_transformers_own(name):
     asked = [greedy(prompt, beams=3, samples=2, max_tokens=8) for prompt in PROMPTS]
@@ -179,7 +193,7 @@ def test_a_broken_model_says_so():
 def test_batches_are_bounded_and_hold_like_lengths():
     asked = [Generate(prompt, 5, 10) for prompt in PROMPTS] + [greedy(prompt, max_tokens=20) for prompt in PROMPTS]
     prompts = scorer().encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
-    batches = generation.batches(generation.lines(prompts, asked), 128)
+    batches = generation.batches(generation.lines(prompts, asked), 64, 128)
     for batch in batches:
         lengths = [len(line.prompt) for line in batch]
         assert len(batch) * max(len(line.prompt) + line.asked.max_tokens for line in batch) <= 128
@@ -193,6 +207,7 @@ def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch, caplog):
         LogLikelihood("The rain", " stopped"),
         Rolling(TEXT[:200]),
     ]
+    monkeypatch.setattr(generation, "KEPT", 1)
     ours = scorer(limit=128)
     whole = ours.answer(asked, scratch=tmp_path / "whole")
     done, real = [], generation.Writer.write
