@@ -285,9 +285,8 @@ def main() -> None:
     options.add_argument("--model", default="smollm2", help="a choice of conf/model, or a model's folder")
     options.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options.add_argument("--tokens-per-pack", type=int, default=2048, help="as machine.tokens_per_pack")
-    options.add_argument(
-        "--batches", default=",".join(map(str, BATCHES)), help="batch sizes that lm-eval's backend tries"
-    )
+    options.add_argument("--batches", default=BATCHES, help="batch sizes that lm-eval's backend tries to read")
+    options.add_argument("--writing", default=WRITING, help="batch sizes that it tries to write")
     options.add_argument(
         "--data", default=os.environ.get("PIPELINE_DATA"), help="folder of data sets; downloaded without"
     )

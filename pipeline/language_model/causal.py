@@ -48,7 +48,7 @@ class CausalScorer(Scorer):
 
     model            a transformers model with a causal head; put into evaluation mode
     tokenizer        its tokenizer
-    tokens_per_pack  most tokens in one forward pass, padding included
+    tokens_per_pack  most tokens in one forward pass, padding and the keys and values that were kept for it included
     prefix_token     see `load`
     """
 

@@ -190,7 +190,8 @@ class Forest:
         """How many tokens the stem of the parts should have; None to leave a range whole."""
         size, costs = self._size(first, last, before), self.costs
         fits = before + size <= self.limit
-        if last - first == 1 or (fits and size <= costs.size):
+        chain = all(len(self.inputs[at - 1]) == self.shared[at] for at in range(first + 1, last))
+        if chain or (fits and size <= costs.size):
             return None
         cut = max(before, min(branching, *self.context[first:last]))
         common, shared = cut - before, branching - before
