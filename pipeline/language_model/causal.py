@@ -161,6 +161,7 @@ class CausalScorer(Scorer):
         with self.within_memory():
             for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
                 answers[request] = Answer(*answer)
+        self._past = ((), DynamicCache())
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
@@ -270,8 +271,9 @@ class CausalScorer(Scorer):
             past = copy.copy(cache)
             past.layers = list(map(copy.copy, cache.layers))
             return self._body(pack, past)
-        tokens_BN = torch.from_numpy(pack.tokens_BN).to(self.device)
-        return self._body(pack, None) if pack.masked else self.body(input_ids=tokens_BN, use_cache=False)
+        if pack.masked:
+            return self._body(pack, None)
+        return self.body(input_ids=torch.from_numpy(pack.tokens_BN).to(self.device), use_cache=False)
 
     def _body(self, pack: Pack, past: DynamicCache | None):
         """The body's outputs with a mask, after what was read before."""

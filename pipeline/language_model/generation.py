@@ -27,10 +27,9 @@ log = logging.getLogger(__name__)
 
 # A text may not change unless this does: partial answers of another version are not taken up.
 VERSION = 2
-# How many tokens longer than the shortest prompt of a batch another may be, at least: they cost a step each.
+# How many tokens longer than the shortest prompt of a batch another may be, at least. They cost a step each, but up to
+# as many as are to be written they are read in the steps in which the others write.
 SLACK = 16
-# The same as a share of the tokens to be written, which are as many steps.
-SLACK_SHARE = 4
 # Packs whose keys and values may be kept at a time; no more than take the memory of the weights, but one in any case.
 KEPT = 8
 
@@ -91,7 +90,7 @@ def batches(sorted_lines: list[Line], limit: int, kept: int) -> list[list[Line]]
                 f"set machine.tokens_per_pack to {width * beams} or more"
             )
         batch = made[-1] if made else []
-        slack = 0 if beams > 1 else max(SLACK, line.asked.max_tokens // SLACK_SHARE)
+        slack = 0 if beams > 1 else max(SLACK, line.asked.max_tokens)
         room = limit if beams > 1 else kept
         if (
             batch
