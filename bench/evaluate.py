@@ -331,17 +331,18 @@ def main() -> None:
         asked = requests_of(name, chosen.limit, chosen.data, chosen.store)
         batches = chosen.writing if isinstance(asked[0], Generate) else chosen.batches
         say(compare(name, scorer, meter, matrices, asked, [int(batch) for batch in batches.split(",")]))
-    write(Path(chosen.write), lines, chosen, time.time() - started, matrices)
+    limits = ", ".join(f"{name} {chosen.limit or SETS[name][2]}" for name in names)
+    write(Path(chosen.write), lines, chosen, limits, time.time() - started, matrices)
 
 
-def write(file: Path, lines: list[str], chosen: argparse.Namespace, seconds: float, matrices: Matrices) -> None:
-    limits = ", ".join(f"{name} {chosen.limit or usual}" for name, (_, _, usual, _) in SETS.items())
+def write(file: Path, lines: list[str], chosen, limits: str, seconds: float, matrices: Matrices) -> None:
     words = (
         f"`{chosen.model}`, {(matrices.body + matrices.head) / 1e6:.0f} M parameters in matrices, in float32, written by "
         f"`make bench-eval` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, {os.cpu_count()} cores, {chosen.threads} "
         f"threads, {seconds / 60:.0f} minutes). Ours and lm-eval's `hf` backend answered the same requests with one model "
-        f"object, turn by turn: `hf` at batch sizes {chosen.batches} ({chosen.writing} where it writes), of which its best counts, ours "
-        "between them, of which the median counts, so that the trial of packing, once for a model, is left out. Computed are the positions that the model read, padding included. Of the peak: the operations "
+        f"object, turn by turn: `hf` at batch sizes {chosen.batches} ({chosen.writing} where it writes), of which its best "
+        "counts, ours between them, of which the median counts, so that the trial of packing, once for a model, is left out. "
+        "Computed are the positions that the model read, padding included. Of the peak: the operations "
         "that the distinct tokens need, head included where a logit is needed, over our wall time, against the best "
         "product of one of the model's matrices measured in the same minutes. Outside the model: tokenising, planning, "
         f"log-softmax. From one at a time: ours against one plain forward pass a request, of {ALONE} requests or a few more. "

@@ -107,8 +107,9 @@ class CausalScorer(Scorer):
         self.refuse(requests)
         prompts = self.encoder.prompts([(asked.prompt, asked.max_tokens) for asked in requests])
         writer = generation.Writer(self.model, self.tokenizer, self.tokens_per_pack)
-        batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack, writer.kept)
-        settings = (generation.VERSION, self.tokens_per_pack, writer.kept)
+        most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
+        batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack, writer.kept, most)
+        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, most)
         kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
         texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
         with self.within_memory():

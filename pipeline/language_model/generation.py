@@ -32,6 +32,8 @@ VERSION = 2
 SLACK = 16
 # Packs whose keys and values may be kept at a time; no more than take the memory of the weights, but one in any case.
 KEPT = 8
+# Probabilities alive at a time: 32 MB in float64, and as much for each step of the sampling.
+PROBABILITIES = 2**22
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -74,8 +76,8 @@ def lines(prompts: list[tuple[int, ...]], requests: list[Generate]) -> list[Line
     return sorted(made)
 
 
-def batches(sorted_lines: list[Line], limit: int, kept: int) -> list[list[Line]]:
-    """Lines of one kind and like length; `kept` tokens in all, those to be written included.
+def batches(sorted_lines: list[Line], limit: int, kept: int, most: int) -> list[list[Line]]:
+    """Up to `most` lines of one kind and like length; `kept` tokens in all, those to be written included.
 
     limit  tokens of a line, and of a batch of beam searches, which are read at once
     Raises ConfigError where a line alone has more.
@@ -94,6 +96,7 @@ def batches(sorted_lines: list[Line], limit: int, kept: int) -> list[list[Line]]
         room = limit if beams > 1 else kept
         if (
             batch
+            and len(batch) < most
             and batch[0].kind == line.kind
             and len(batch[0].prompt) - len(line.prompt) <= slack
             and (len(batch) + 1) * max(widest, width) * beams <= room
@@ -245,7 +248,11 @@ class Writer:
             return []
         if asked.temperature == 0:
             return logits_AV.argmax(-1).tolist()
-        return pick(probabilities(logits_AV, asked.temperature, asked.top_k, asked.top_p), numbers)
+        rows, chosen = max(1, PROBABILITIES // logits_AV.shape[1]), []
+        for start in range(0, len(numbers), rows):
+            some = slice(start, start + rows)
+            chosen += pick(probabilities(logits_AV[some], asked.temperature, asked.top_k, asked.top_p), numbers[some])
+        return chosen
 
     def _ended(self, asked: Generate, tokens: list[int]) -> bool:
         if not tokens:

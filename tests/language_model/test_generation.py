@@ -118,6 +118,13 @@ def test_samples_do_not_depend_on_what_else_is_asked():
     assert other.texts != whole[0].texts
 
 
+def test_samples_in_pieces(monkeypatch):
+    asked = [Generate(prompt, 4, 12, temperature=2.0, top_p=0.9) for prompt in PROMPTS]
+    whole = [answer.texts for answer in scorer().answer(asked)]
+    monkeypatch.setattr(generation, "PROBABILITIES", 3 * 320)
+    assert [answer.texts for answer in scorer().answer(asked)] == whole
+
+
 def test_temperature_0_gives_every_sample_alike():
     [answer] = scorer().answer([greedy(PROMPTS[0], samples=3)])
     assert len(answer.texts) == 3 and len(set(answer.texts)) == 1
@@ -193,8 +200,9 @@ def test_a_broken_model_says_so():
 def test_batches_are_bounded_and_hold_like_lengths():
     asked = [Generate(prompt, 5, 10) for prompt in PROMPTS] + [greedy(prompt, max_tokens=20) for prompt in PROMPTS]
     prompts = scorer().encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
-    batches = generation.batches(generation.lines(prompts, asked), 64, 128)
+    batches = generation.batches(generation.lines(prompts, asked), 64, 128, 4)
     for batch in batches:
+        assert len(batch) <= 4
         lengths = [len(line.prompt) for line in batch]
         assert len(batch) * max(len(line.prompt) + line.asked.max_tokens for line in batch) <= 128
         assert max(lengths) - min(lengths) <= max(generation.SLACK, batch[0].asked.max_tokens)
