@@ -1,6 +1,7 @@
 """Packed answers are those of one plain forward pass a request, whatever the model, the packing and the order."""
 
 import copy
+import itertools
 import logging
 import math
 import random
@@ -37,16 +38,21 @@ def test_every_architecture(name, requests, caplog):
 
 # Where a pass costs so little, nearly every beginning that is shared pays as a stem.
 CHEAP = Costs(start=1, attention=0.05)
+# Several packs have the same stem.
+SHARED = Costs(start=2, attention=0.005)
 
 
 @pytest.mark.parametrize("name", models.ALL)
-def test_stems_of_every_architecture(name, solved):
+@pytest.mark.parametrize("costs", [CHEAP, SHARED], ids=["cheap", "shared"])
+def test_stems_of_every_architecture(name, costs, solved):
     scorer = CausalScorer(models.model(name), models.tokenizer(), 256)
-    scorer.costs = CHEAP
+    scorer.costs = costs
     same(scorer, solved, scorer.score(solved))
-    packs = scorer._plan(scorer.encoder.pairs(solved))
-    assert any(pack.stem for pack in packs) == (name in models.PACKED | models.WINDOWED and name != "GPTNeo")
-    assert any(len(pack.stem) > 1 for pack in packs) or name not in models.PACKED  # windows are too short for two
+    stems = [pack.stem for pack in scorer._plan(scorer.encoder.pairs(solved)) if pack.stem]
+    assert bool(stems) == (name in models.PACKED | models.WINDOWED and name != "GPTNeo")
+    if name in models.PACKED:  # windows are too short for more than one segment
+        assert any(len(stem) > 1 for stem in stems)
+        assert any(one == two for one, two in itertools.pairwise(stems)) == (costs == SHARED)
 
 
 def test_a_model_that_forgets_stems_is_found_out(monkeypatch, solved, caplog):
@@ -147,7 +153,7 @@ beginnings = st.sampled_from(["", "", "Each spring the ", "Each spring the river
     pairs=st.lists(st.tuples(st.tuples(beginnings, texts).map("".join), texts), max_size=12),
     bos=st.booleans(),
     limit=st.sampled_from([48, 64, 300]),
-    costs=st.sampled_from([None, CHEAP, Costs(0.1, 1.0), Costs(4, 0.001), Costs(1, 0), Costs(math.inf, 0.01)]),
+    costs=st.sampled_from([None, CHEAP, SHARED, Costs(0.1, 1.0), Costs(4, 0.001), Costs(1, 0), Costs(math.inf, 0.01)]),
     seed=st.randoms(use_true_random=False),
 )
 def test_any_requests(pairs, bos, limit, costs, seed):
