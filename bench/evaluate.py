@@ -345,7 +345,7 @@ def write(file: Path, lines: list[str], chosen, limits: str, seconds: float, mat
         "Computed are the positions that the model read, padding included. Of the peak: the operations "
         "that the distinct tokens need, head included where a logit is needed, over our wall time, against the best "
         "product of one of the model's matrices measured in the same minutes. Outside the model: tokenising, planning, "
-        f"log-softmax. From one at a time: ours against one plain forward pass a request, of {ALONE} requests or a few more. "
+        f"log-softmax, sampling. From one at a time: ours against one plain forward pass a request, of {ALONE} requests or a few more. "
         "MB is what the process came to hold above what it held before. "
         "Absolute times of a shared machine say little: read the ratios. "
         f"Items of each set (of bias sets whole templates are drawn, of the others the first are taken): {limits}."

@@ -2,7 +2,7 @@
 
 from lm_eval.api.model import LM
 
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.harness_requests import generation
 from pipeline.language_model.scorer import Scorer
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling, request
@@ -22,10 +22,16 @@ class HarnessLM(LM):
         return self.scorer.tokenizer.name_or_path.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The tokenizer's template, which lm-eval records; a text names one of several."""
+        """The tokenizer's template, which lm-eval records; a text names one of several. Raises ConfigError without one."""
         if chat_template is False:
             return ""
-        return self.scorer.tokenizer.get_chat_template(None if chat_template is True else chat_template)
+        try:
+            return self.scorer.tokenizer.get_chat_template(None if chat_template is True else chat_template)
+        except ValueError as error:
+            raise ConfigError(
+                "apply_chat_template should be the name of a chat template of the tokenizer, or true where it has one "
+                f"alone, found {chat_template!r} ({str(error).splitlines()[0]}): ask without it"
+            ) from error
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as the text that the model reads; it opens with its own BOS, and gets no second one.

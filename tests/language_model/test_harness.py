@@ -189,11 +189,10 @@ TEMPLATE = (
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("opened", [False, True])
 def test_chat_template(bos, opened, reference):
-    tokenizer = copy.deepcopy(models.tokenizer(bos))
-    tokenizer.chat_template = TEMPLATE
-    ours = HarnessLM(CausalScorer(models.model("Llama"), tokenizer, 512))
-    theirs = reference("Llama", bos)
-    theirs.tokenizer = tokenizer
+    theirs = reference("Llama", bos)  # which gives its tokenizer a padding token
+    theirs.tokenizer = copy.deepcopy(theirs.tokenizer)
+    theirs.tokenizer.chat_template = TEMPLATE
+    ours = HarnessLM(CausalScorer(models.model("Llama"), theirs.tokenizer, 512))
     chat = [{"role": "user", "content": "The rain"}] + [{"role": "assistant", "content": "At"}] * opened
     text = ours.apply_chat_template(chat, add_generation_prompt=not opened)
     assert text == theirs.apply_chat_template(chat, add_generation_prompt=not opened)
@@ -206,3 +205,10 @@ def test_chat_template(bos, opened, reference):
     assert ours.scorer.encoder.pairs(asked)[0].inputs.count(0) == 1
     expected = theirs.generate_until(instances([(text, GREEDY)]), disable_tqdm=True)
     assert ours.generate_until(instances([(text, GREEDY)])) == expected
+
+
+def test_a_tokenizer_without_a_chat_template():
+    ours = HarnessLM(CausalScorer(models.model("Llama"), models.tokenizer(), 64))
+    assert ours.chat_template(False) == ""
+    with pytest.raises(ConfigError, match="apply_chat_template should be the name of a chat template"):
+        ours.chat_template(True)
