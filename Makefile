@@ -33,6 +33,9 @@ test: setup ## style, import floors and all tests
 bench-merge: setup .mergekit/ready ## merges of 0.5 B-parameter models, ours and mergekit 0.1.5's, into bench/README.md (half an hour)
 	$(BIN)/python bench/merge.py --mergekit .mergekit/bin/python
 
+bench-eval: setup ## answering benchmarks with a 135M model, ours and lm-eval's own backend, into bench/README.md (half an hour)
+	$(BIN)/python bench/evaluate.py
+
 bench-coverage: setup ## do the intervals hold the truth, does Holm keep false alarms rare? into bench/README.md (half an hour)
 	$(BIN)/python bench/coverage.py
 
@@ -55,4 +58,4 @@ lock: setup ## write the versions that are installed now into constraints.txt
 clean: ## remove .venv; results in runs/ stay
 	rm -rf .venv .mergekit
 
-.PHONY: help setup demo control test bench-merge bench-coverage bench-debias ui lock clean
+.PHONY: help setup demo control test bench-merge bench-eval bench-coverage bench-debias ui lock clean

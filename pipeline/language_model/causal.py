@@ -1,29 +1,35 @@
 """Log-likelihoods of continuations under a causal language model, each distinct prefix computed once."""
 
+import copy
+import itertools
 import logging
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 
 from pipeline.errors import ConfigError
 from pipeline.language_model import generation, trie
 from pipeline.language_model.encoding import Encoder
 from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
-from pipeline.language_model.trie import Encoded, Pack
+from pipeline.language_model.trie import Encoded, Pack, Row
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 
 log = logging.getLogger(__name__)
 
 # A number may not change unless this does: partial answers of another version are not taken up.
-VERSION = 1
+VERSION = 2
 # How far a packed log-likelihood may be from the plain one before packing is given up, in nats per token asked for.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 # Tokens in a batch of rows on a CPU: more do not make its matrix products faster, only the padding longer.
 CPU_BATCH = 256
+# What the start of a forward pass costs, in tokens: matrix products with few rows are slow, on a GPU those with many too.
+CPU_START, GPU_START = 32, 1024
 # Logits alive at a time: 64 MB in float32.
 LOGITS = 2**24
 
@@ -32,16 +38,17 @@ class CausalScorer(Scorer):
     """Scores (context, continuation) requests with one model.
 
     Requests are packed into token tries (see trie.py) and read with a mask in which a token sees only its ancestors,
-    at the position of its depth. That is exact for softmax attention with positions given from outside. Whether it is
-    exact for *this* model is tried on the longest requests before the others are packed; if not, or if a request is
-    longer than a sliding window, plain padded batches sorted by length are used.
+    at the position of its depth. Long beginnings that many share are read once, and their keys and values kept. That
+    is exact for softmax attention with positions given from outside. Whether it is exact for *this* model is tried on
+    the longest requests before the others are packed; if not, or if a request is longer than a sliding window, plain
+    padded batches sorted by length are used.
 
     Log-likelihoods agree with one plain forward pass a request to 1e-4 nats in float32, whatever the packing.
     Answers have the same bits for the same set of requests, in any order, on one machine at equal thread counts.
 
     model            a transformers model with a causal head; put into evaluation mode
     tokenizer        its tokenizer
-    tokens_per_pack  most tokens in one forward pass, padding included
+    tokens_per_pack  most tokens in one forward pass, padding and the keys and values that were kept for it included
     prefix_token     see `load`
     """
 
@@ -56,10 +63,13 @@ class CausalScorer(Scorer):
         self.limit, self.prefix_token = length_limit(text, tokenizer), prefix_token
         self.encoder = Encoder(tokenizer, self.limit, prefix_token)
         self.horizon = window(text.to_dict())
-        # A layer's matrices cost about 24 H^2 operations a token (12 H^2 weights), attending to one token 4 H.
-        self.attention = 1 / (6 * text.hidden_size)
-        # Longest request and most tokens of the rows tried so far, branched or not.
-        self._tried = {True: (0, 0), False: (0, 0)}
+        # A layer's matrices cost about 24 H^2 operations a token (12 H^2 weights), attending to one token 4 H, at half
+        # the speed.
+        self.costs = trie.Costs(CPU_START if self.device.type == "cpu" else GPU_START, 1 / (3 * text.hidden_size))
+        # Depth and size of the rows tried so far, by what they need: keys and values that were kept, a mask, nothing.
+        # Whoever needs more stands for those who need less.
+        self._tried = dict.fromkeys(("stem", "mask", "nothing"), (0, 0))
+        self._past: tuple[trie.Stem, DynamicCache] = ((), DynamicCache())
 
     def refuse(self, requests: Sequence[Request]) -> None:
         """Raises ConfigError for settings of a generation that mean nothing."""
@@ -96,13 +106,15 @@ class CausalScorer(Scorer):
         """
         self.refuse(requests)
         prompts = self.encoder.prompts([(asked.prompt, asked.max_tokens) for asked in requests])
-        batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack)
-        settings = (generation.VERSION, self.tokens_per_pack, generation.SLACK)
+        writer = generation.Writer(self.model, self.tokenizer, self.tokens_per_pack)
+        most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
+        batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack, writer.kept, most)
+        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, most)
         kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
-        writer = generation.Writer(self.model, self.tokenizer)
         texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
-        for request, sample, tokens, text in kept.rows(batches, len, writer.write, label, "text"):
-            texts[request][sample] = (tokens, text)
+        with self.within_memory():
+            for request, sample, tokens, text in kept.rows(batches, len, writer.write, label, "text"):
+                texts[request][sample] = (tokens, text)
         answers = []
         for asked, said in zip(requests, texts, strict=True):
             # without chance all samples are one; a beam search gives them all
@@ -144,47 +156,59 @@ class CausalScorer(Scorer):
     def score_tokens(self, encoded: list[Encoded], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to requests in tokens, in their order."""
         packs = self._plan(encoded)
-        settings = (VERSION, self.tokens_per_pack, self.horizon, self.attention, CPU_BATCH, LOGITS)
+        settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS)
         kept = Scratch(scratch, self.fingerprint(settings, encoded) if scratch else "")
         answers: list[Answer | None] = [None] * len(encoded)
-        for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
-            answers[request] = Answer(*answer)
+        with self.within_memory():
+            for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
+                answers[request] = Answer(*answer)
+        self._past = ((), DynamicCache())
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
-        """The packs of the requests, after a trial of the deepest and of the largest trie."""
-        rows = trie.rows(encoded, self.tokens_per_pack, self.horizon, self.attention)
-        branched = [row for row in rows if row.branched]
-        for size in (lambda row: row.longest, lambda row: len(row.tokens)):
-            row = max(branched or rows, key=size, default=None)
-            if row is None or (
-                row.longest <= self._tried[row.branched][0] and len(row.tokens) <= self._tried[row.branched][1]
-            ):
+        """The packs of the requests, after a trial of the deepest and the largest row of each kind."""
+        rows = trie.rows(encoded, self.tokens_per_pack, self.horizon, self.costs)
+        groups = {
+            "stem": [row for row in rows if row.stem],
+            "mask": [row for row in rows if row.branched],
+            "nothing": [] if any(self._tried["nothing"]) else rows,
+        }
+        # A window that no setting names shows where the strangers between a token and its ancestors are many.
+        for kind, measure in itertools.product(groups, ("depth", "size")):
+            row = max(groups[kind], key=attrgetter(measure), default=None)
+            if row is None or (row.depth <= self._tried[kind][0] and row.size <= self._tried[kind][1]):
                 continue
             fault = self._fault(row, encoded)
-            if fault and branched:
-                log.warning(
-                    "%s does not allow packed scoring (%s): plain padded batches are used, which are slower",
-                    type(self.model).__name__,
-                    fault,
-                )
-                self.horizon = 0
-                return self._plan(encoded)
-            if fault:
+            if fault and kind == "nothing":
                 raise ConfigError(
                     f"model.base cannot be scored: the head of a {type(self.model).__name__} alone does "
                     f"not give its logits ({fault})"
                 )
-            self._tried[row.branched] = tuple(map(max, self._tried[row.branched], (row.longest, len(row.tokens))))
+            if fault:
+                log.warning(
+                    "%s does not allow %s (%s): %s, which is slower",
+                    type(self.model).__name__,
+                    "keeping keys and values of shared beginnings" if kind == "stem" else "packed scoring",
+                    fault,
+                    "every pack reads them again" if kind == "stem" else "plain padded batches are used",
+                )
+                if kind == "stem":
+                    self.costs = self.costs._replace(start=math.inf)
+                else:
+                    self.horizon = 0
+                return self._plan(encoded)
+            for less in tuple(groups)[tuple(groups).index(kind) :]:
+                self._tried[less] = tuple(map(max, self._tried[less], (row.depth, row.size)))
         return trie.packs(
             rows, min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
         )
 
-    def _fault(self, row: trie.Row, encoded: list[Encoded]) -> str:
+    def _fault(self, row: Row, encoded: list[Encoded]) -> str:
         """What is wrong with the answers of a row, against plain forward passes; empty if nothing is."""
         try:
-            packed = {request: value for request, value, _, _ in self._answer(trie.pack([row]))}
-        except (torch.OutOfMemoryError, MemoryError):
+            with self.within_memory():
+                packed = {request: value for request, value, _, _ in self._answer(trie.pack([row]))}
+        except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001 - an architecture may refuse mask and positions in any way it likes
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
@@ -242,23 +266,52 @@ class CausalScorer(Scorer):
 
     def _read(self, pack: Pack):
         """The body's outputs for a pack. Padding comes last, where no token can see it."""
-        tokens_BN = torch.from_numpy(pack.tokens_BN).to(self.device)
-        if not pack.masked:
-            return self.body(input_ids=tokens_BN, use_cache=False)
-        index = torch.arange(tokens_BN.shape[1], device=self.device)
+        if pack.stem:
+            cache = self._stem(pack.stem)
+            # What a layer keeps is replaced when it reads, not changed: the stem stays as it is for the next pack.
+            past = copy.copy(cache)
+            past.layers = list(map(copy.copy, cache.layers))
+            return self._body(pack, past)
+        if pack.masked:
+            return self._body(pack, None)
+        return self.body(input_ids=torch.from_numpy(pack.tokens_BN).to(self.device), use_cache=False)
+
+    def _body(self, pack: Pack, past: DynamicCache | None):
+        """The body's outputs with a mask, after what was read before."""
+        before = past.get_seq_length() if past is not None else 0
+        index = torch.arange(pack.tokens_BN.shape[1], device=self.device)
         ends_BN = torch.from_numpy(pack.ends_BN).to(self.device)
         sees_BNN = (index[:, None] >= index) & (index[:, None] < ends_BN[:, None, :])
         # Additive, because eager attention adds its mask; finite, because some layers multiply by it.
-        dtype = self.model.dtype
-        mask = torch.zeros(sees_BNN.shape, dtype=dtype, device=self.device).masked_fill_(
-            ~sees_BNN, torch.finfo(dtype).min
-        )
+        mask = torch.zeros((*ends_BN.shape, before + len(index)), dtype=self.model.dtype, device=self.device)
+        mask[..., before:].masked_fill_(~sees_BNN, torch.finfo(self.model.dtype).min)
         return self.body(
-            input_ids=tokens_BN,
+            input_ids=torch.from_numpy(pack.tokens_BN).to(self.device),
             attention_mask=mask[:, None],
             position_ids=torch.from_numpy(pack.depths_BN).to(self.device),
-            use_cache=False,
+            past_key_values=past,
+            use_cache=past is not None,
         )
+
+    def _stem(self, stem: trie.Stem) -> DynamicCache:
+        """Keys and values of a stem; what it shares with the one before is kept, the other segments are read one by one.
+
+        They depend on the stem alone: a resumed run that reads it again finds the same bits.
+        """
+        known, cache = self._past
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(known, stem, strict=False)))
+        length = sum(map(len, stem[:shared]))
+        if not shared:
+            cache = DynamicCache()
+        elif shared < len(known):
+            for layer in cache.layers:
+                layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+        self._past = ((), DynamicCache())  # an error on the way leaves nothing half read
+        for segment in stem[shared:]:
+            self._body(trie.segment(segment, length), cache)
+            length += len(segment)
+        self._past = (stem, cache)
+        return cache
 
 
 def length_limit(config, tokenizer) -> int:

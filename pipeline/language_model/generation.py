@@ -12,10 +12,12 @@ import dataclasses
 import hashlib
 import inspect
 import logging
+from functools import cached_property
 
 import numpy as np
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.cache_utils import DynamicLayer
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from pipeline.errors import CheckpointError, ConfigError
@@ -24,9 +26,14 @@ from pipeline.requests import Generate
 log = logging.getLogger(__name__)
 
 # A text may not change unless this does: partial answers of another version are not taken up.
-VERSION = 1
-# How many tokens longer than the shortest prompt of a batch another may be: they cost a step each.
+VERSION = 2
+# How many tokens longer than the shortest prompt of a batch another may be, at least. They cost a step each, but up to
+# as many as are to be written they are read in the steps in which the others write.
 SLACK = 16
+# Packs whose keys and values may be kept at a time; no more than take the memory of the weights, but one in any case.
+KEPT = 8
+# Probabilities alive at a time: 32 MB in float64, and as much for each step of the sampling.
+PROBABILITIES = 2**22
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -69,9 +76,10 @@ def lines(prompts: list[tuple[int, ...]], requests: list[Generate]) -> list[Line
     return sorted(made)
 
 
-def batches(sorted_lines: list[Line], limit: int) -> list[list[Line]]:
-    """Lines of one kind and like length; `limit` tokens in all, those to be written included.
+def batches(sorted_lines: list[Line], limit: int, kept: int, most: int) -> list[list[Line]]:
+    """Up to `most` lines of one kind and like length; `kept` tokens in all, those to be written included.
 
+    limit  tokens of a line, and of a batch of beam searches, which are read at once
     Raises ConfigError where a line alone has more.
     """
     made: list[list[Line]] = []
@@ -84,12 +92,14 @@ def batches(sorted_lines: list[Line], limit: int) -> list[list[Line]]:
                 f"set machine.tokens_per_pack to {width * beams} or more"
             )
         batch = made[-1] if made else []
-        slack = 0 if beams > 1 else SLACK
+        slack = 0 if beams > 1 else max(SLACK, line.asked.max_tokens)
+        room = limit if beams > 1 else kept
         if (
             batch
+            and len(batch) < most
             and batch[0].kind == line.kind
             and len(batch[0].prompt) - len(line.prompt) <= slack
-            and (len(batch) + 1) * max(widest, width) * beams <= limit
+            and (len(batch) + 1) * max(widest, width) * beams <= room
         ):
             batch.append(line)
             widest = max(widest, width)
@@ -130,11 +140,12 @@ class Writer:
 
     model      a transformers model with a causal head, in evaluation mode
     tokenizer  its tokenizer
+    limit      most tokens in one forward pass
     EOS is the tokenizer's, or any that generation_config.json names; what else that file says of generation is not used.
     """
 
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model, tokenizer, limit: int):
+        self.model, self.tokenizer, self.limit = model, tokenizer, limit
         declared = getattr(model, "generation_config", None)
         named = getattr(declared, "eos_token_id", None)
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])}
@@ -149,6 +160,18 @@ class Writer:
         if unused:
             log.warning("generation_config.json asks for %s, which is not applied to what the model writes", unused)
 
+    @cached_property
+    def kept(self) -> int:
+        """Tokens whose keys and values are kept at a time: `limit` where a cache holds something else, for it cannot be joined."""
+        with torch.inference_mode():
+            _, cache = self._step([(0,)], {})
+        (layers,) = (getattr(kept, "layers", ()) for kept in cache.values())
+        if not layers or not all(isinstance(layer, DynamicLayer) for layer in layers):
+            return self.limit
+        token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        weights = sum(weight.nbytes for weight in self.model.parameters())
+        return max(self.limit, min(KEPT * self.limit, weights // token))
+
     @torch.inference_mode()
     def write(self, batch: list[Line]) -> list[tuple]:
         """The completions of a batch of `batches`: (request, sample, tokens, text) of each."""
@@ -156,7 +179,7 @@ class Writer:
             return self._search(batch)
         prompts = sorted({line.prompt for line in batch})
         read = min(map(len, prompts))
-        logits_AV, cache = self._step([prompt[:read] for prompt in prompts], {})
+        logits_AV, cache = self._begin([prompt[:read] for prompt in prompts])
         place = {prompt: number for number, prompt in enumerate(prompts)}
         logits_AV = self._select(logits_AV, cache, [place[line.prompt] for line in batch])
         numbers = [uniforms(line.asked, line.sample) if line.asked.temperature > 0 else None for line in batch]
@@ -184,6 +207,18 @@ class Writer:
             (line.request, line.sample, len(tokens), self._text(tokens, line.asked.stop))
             for line, tokens in zip(batch, written, strict=True)
         ]
+
+    def _begin(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, dict]:
+        """The logits after prompts of one length, and what is kept of them: as many at a time as make a pack."""
+        most = max(1, self.limit // len(prompts[0]))
+        parts = [self._step(prompts[start : start + most], {}) for start in range(0, len(prompts), most)]
+        if len(parts) == 1:
+            return parts[0]
+        caches = [cache for _, whole in parts for cache in whole.values()]
+        for first, *others in zip(*(cache.layers for cache in caches), strict=True):
+            first.keys = torch.cat([first.keys, *(layer.keys for layer in others)])
+            first.values = torch.cat([first.values, *(layer.values for layer in others)])
+        return torch.cat([logits_AV for logits_AV, _ in parts]), parts[0][1]
 
     def _step(self, tokens: list[tuple[int, ...]], cache: dict) -> tuple[torch.Tensor, dict]:
         """The logits after the last of some tokens, and what is kept of all that was read, under the model's name for it."""
@@ -213,7 +248,11 @@ class Writer:
             return []
         if asked.temperature == 0:
             return logits_AV.argmax(-1).tolist()
-        return pick(probabilities(logits_AV, asked.temperature, asked.top_k, asked.top_p), numbers)
+        rows, chosen = max(1, PROBABILITIES // logits_AV.shape[1]), []
+        for start in range(0, len(numbers), rows):
+            some = slice(start, start + rows)
+            chosen += pick(probabilities(logits_AV[some], asked.temperature, asked.top_k, asked.top_p), numbers[some])
+        return chosen
 
     def _ended(self, asked: Generate, tokens: list[int]) -> bool:
         if not tokens:

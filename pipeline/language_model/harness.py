@@ -2,7 +2,7 @@
 
 from lm_eval.api.model import LM
 
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.harness_requests import generation
 from pipeline.language_model.scorer import Scorer
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling, request
@@ -15,6 +15,35 @@ class HarnessLM(LM):
         super().__init__()
         self.scorer = scorer
         self._device = scorer.device
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What lm-eval's cache of requests knows the chat template by."""
+        return self.scorer.tokenizer.name_or_path.replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The tokenizer's template, which lm-eval records; a text names one of several. Raises ConfigError without one."""
+        if chat_template is False:
+            return ""
+        try:
+            return self.scorer.tokenizer.get_chat_template(None if chat_template is True else chat_template)
+        except ValueError as error:
+            raise ConfigError(
+                "apply_chat_template should be the name of a chat template of the tokenizer, or true where it has one "
+                f"alone, found {chat_template!r} ({str(error).splitlines()[0]}): ask without it"
+            ) from error
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as the text that the model reads; it opens with its own BOS, and gets no second one.
+
+        add_generation_prompt  end with the opening of an answer; else the last message is left open, to be continued
+        """
+        return self.scorer.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, greedy) of each continuation."""

@@ -37,7 +37,8 @@ def load(
     device           cpu, cuda, cuda:1, ...
     dtype            float32, bfloat16 or float16: what the model computes in
     threads          of torch, for the whole process; null leaves them as they are
-    tokens_per_pack  most tokens in one forward pass, padding included; a request must fit. It bounds the memory
+    tokens_per_pack  most tokens in one forward pass, padding included; a request must fit. It bounds the memory: of
+                     prompts and completions up to eight times as many are kept, if the weights take as much
     prefix_token     text of the token that stands for an empty context; null takes BOS, or EOS where there is none.
                      A masked model has its own beginning and takes null only
     Raises SourceError if the folder holds no such model, CheckpointError if its weights do not fit its config,

@@ -260,8 +260,9 @@ class MaskedScorer(Scorer):
         settings = (VERSION, self.tokens_per_pack, self.separable, self.mask, self.padding, CPU_BATCH, LOGITS)
         kept = Scratch(scratch, self.fingerprint(settings, tokens) if scratch else "")
         found: list[list] = [[None] * len(each) for each in tokens]
-        for request, step, value, first in kept.rows(packs, _size, self._answer, label, "tok"):
-            found[request][step] = (value, first)
+        with self.within_memory():
+            for request, step, value, first in kept.rows(packs, _size, self._answer, label, "tok"):
+                found[request][step] = (value, first)
         return [
             Answer(
                 math.fsum(value for value, _ in each),
@@ -327,8 +328,9 @@ class MaskedScorer(Scorer):
     def _fault(self, pack: list[Copy]) -> str:
         """What is wrong with the answers of a pack, against the whole model on one copy; empty if nothing is."""
         try:
-            logs_BV = self._logs(pack)
-        except (torch.OutOfMemoryError, MemoryError):
+            with self.within_memory():
+                logs_BV = self._logs(pack)
+        except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001 - an architecture may refuse in any way it likes
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"

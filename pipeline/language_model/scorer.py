@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.errors import ConfigError
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 
 
@@ -23,6 +24,7 @@ class Scorer:
         raise NotImplementedError
 
     model: torch.nn.Module
+    tokens_per_pack: int
 
     @property
     def device(self) -> torch.device:
@@ -64,6 +66,21 @@ class Scorer:
 
     def generate(self, requests: list[Generate], label: str, scratch: Path | None) -> list[Answer]:
         raise NotImplementedError
+
+    @contextmanager
+    def within_memory(self):
+        """Raises ConfigError, which names the setting, where what is read does not fit into the memory."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(
+                error
+            ):
+                raise
+            raise ConfigError(
+                f"a pack of up to {self.tokens_per_pack} tokens should fit into the memory of {self.device}, and does not: "
+                "set machine.tokens_per_pack to less"
+            ) from error
 
     def fingerprint(self, settings: tuple, asked: Iterable[tuple]) -> str:
         """Of all that answers depend on: what is asked, the settings that shape it, the model, the machine."""

@@ -22,6 +22,19 @@ def requests() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
+def solved() -> list[tuple[str, str]]:
+    """Questions after the same words, some of them after the same further words, with three options each."""
+    words = " ".join(WORDS[:7])
+    begun = [" ".join(WORDS[40:43]), words, f"{words} {' '.join(WORDS[20:32])}", f"{words} {' '.join(WORDS[40:50])}"]
+    return [
+        (f"{context} {' '.join(WORDS[start : start + 3])}", f" {WORDS[start + 3]}{end}")
+        for context in begun
+        for start in range(60, 100, 5)
+        for end in ("", " and more", " or less")
+    ]
+
+
+@pytest.fixture(scope="session")
 def stories() -> Path:
     """The folder of a small real model."""
     folder = Path(os.environ.get("PIPELINE_MODELS", "")) / "stories260K"

@@ -44,6 +44,20 @@ def test_greedy_is_transformers_own(name):
     assert all(np.isnan(answer.loglikelihood) and 1 <= answer.tokens <= 24 for answer in answers)
 
 
+@pytest.mark.parametrize("name", ["Llama", "Gemma3", "Mamba"])
+def test_long_prompts_are_read_in_packs(name, monkeypatch):
+    prompts = [" ".join(WORDS[start : start + 12])[:40] for start in range(0, 60, 5)]
+    ours, read, step = scorer(name, limit=64), [], generation.Writer._step
+    monkeypatch.setattr(
+        generation.Writer, "_step", lambda self, tokens, cache: read.append(len(tokens) * len(tokens[0])) or step(self, tokens, cache)
+    )  # fmt: skip
+    answers = ours.answer([greedy(prompt, max_tokens=24) for prompt in prompts])
+    assert [answer.texts for answer in answers] == [tuple(plain(name, prompt, 24)) for prompt in prompts]
+    assert max(read) <= 64
+    kept = generation.Writer(ours.model, ours.tokenizer, 64).kept
+    assert kept == 64 if name == "Mamba" else 64 < kept <= 8 * 64
+
+
 @pytest.mark.parametrize("name", ["Llama", "GPT2", "Mistral"])
 def test_beams_are_transformers_own(name):
     asked = [greedy(prompt, beams=3, samples=2, max_tokens=8) for prompt in PROMPTS]
@@ -102,6 +116,13 @@ def test_samples_do_not_depend_on_what_else_is_asked():
     assert more.texts[:4] == whole[0].texts
     [other] = scorer().answer([asked[0]._replace(seed=1)])
     assert other.texts != whole[0].texts
+
+
+def test_samples_in_pieces(monkeypatch):
+    asked = [Generate(prompt, 4, 12, temperature=2.0, top_p=0.9) for prompt in PROMPTS]
+    whole = [answer.texts for answer in scorer().answer(asked)]
+    monkeypatch.setattr(generation, "PROBABILITIES", 3 * 320)
+    assert [answer.texts for answer in scorer().answer(asked)] == whole
 
 
 def test_temperature_0_gives_every_sample_alike():
@@ -179,11 +200,12 @@ def test_a_broken_model_says_so():
 def test_batches_are_bounded_and_hold_like_lengths():
     asked = [Generate(prompt, 5, 10) for prompt in PROMPTS] + [greedy(prompt, max_tokens=20) for prompt in PROMPTS]
     prompts = scorer().encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
-    batches = generation.batches(generation.lines(prompts, asked), 128)
+    batches = generation.batches(generation.lines(prompts, asked), 64, 128, 4)
     for batch in batches:
+        assert len(batch) <= 4
         lengths = [len(line.prompt) for line in batch]
         assert len(batch) * max(len(line.prompt) + line.asked.max_tokens for line in batch) <= 128
-        assert max(lengths) - min(lengths) <= generation.SLACK
+        assert max(lengths) - min(lengths) <= max(generation.SLACK, batch[0].asked.max_tokens)
         assert len({line.kind for line in batch}) == 1
     assert sum(map(len, batches)) == 5 * len(PROMPTS) + len(PROMPTS)
 
@@ -193,6 +215,7 @@ def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch, caplog):
         LogLikelihood("The rain", " stopped"),
         Rolling(TEXT[:200]),
     ]
+    monkeypatch.setattr(generation, "KEPT", 1)
     ours = scorer(limit=128)
     whole = ours.answer(asked, scratch=tmp_path / "whole")
     done, real = [], generation.Writer.write

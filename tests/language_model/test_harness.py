@@ -1,5 +1,6 @@
 """Our answers are those of lm-eval's own backend on the same model object."""
 
+import copy
 import logging
 import types
 
@@ -177,3 +178,37 @@ def test_replay_of_texts():
         replay.generate_until(instances([("c", GREEDY)]))
     with pytest.raises(DataError, match="text that was not recorded"):
         replay.loglikelihood_rolling(instances([["other"]]))
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("opened", [False, True])
+def test_chat_template(bos, opened, reference):
+    theirs = reference("Llama", bos)  # which gives its tokenizer a padding token
+    theirs.tokenizer = copy.deepcopy(theirs.tokenizer)
+    theirs.tokenizer.chat_template = TEMPLATE
+    ours = HarnessLM(CausalScorer(models.model("Llama"), theirs.tokenizer, 512))
+    chat = [{"role": "user", "content": "The rain"}] + [{"role": "assistant", "content": "At"}] * opened
+    text = ours.apply_chat_template(chat, add_generation_prompt=not opened)
+    assert text == theirs.apply_chat_template(chat, add_generation_prompt=not opened)
+    assert text.startswith("<s>[user]")
+    assert ours.chat_template(True) == theirs.chat_template(True) == TEMPLATE
+    asked = [(text, "stopped"), (text, " at the end")]
+    expected = theirs.loglikelihood(instances(asked), disable_tqdm=True)
+    for mine, other in zip(ours.loglikelihood(instances(asked)), expected, strict=True):
+        assert mine == pytest.approx(other, abs=1e-4)
+    assert ours.scorer.encoder.pairs(asked)[0].inputs.count(0) == 1
+    expected = theirs.generate_until(instances([(text, GREEDY)]), disable_tqdm=True)
+    assert ours.generate_until(instances([(text, GREEDY)])) == expected
+
+
+def test_a_tokenizer_without_a_chat_template():
+    ours = HarnessLM(CausalScorer(models.model("Llama"), models.tokenizer(), 64))
+    assert ours.chat_template(False) == ""
+    with pytest.raises(ConfigError, match="apply_chat_template should be the name of a chat template"):
+        ours.chat_template(True)

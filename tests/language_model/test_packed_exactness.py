@@ -1,15 +1,20 @@
 """Packed answers are those of one plain forward pass a request, whatever the model, the packing and the order."""
 
+import copy
+import itertools
 import logging
+import math
 import random
 
 import architectures as models
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.language_model.causal import CausalScorer
+from pipeline.language_model.trie import Costs
 
 
 def same(scorer, requests, answers):
@@ -29,6 +34,90 @@ def test_every_architecture(name, requests, caplog):
     packed = any(pack.masked for pack in scorer._plan(scorer.encoder.pairs(requests)))
     assert packed == (name in models.PACKED | models.WINDOWED and name != "GPTNeo")
     assert ("packed scoring" in caplog.text) == (not packed)
+
+
+# Where a pass costs so little, nearly every beginning that is shared pays as a stem.
+CHEAP = Costs(start=1, attention=0.05)
+# Several packs have the same stem.
+SHARED = Costs(start=2, attention=0.005)
+
+
+@pytest.mark.parametrize("name", models.ALL)
+@pytest.mark.parametrize("costs", [CHEAP, SHARED], ids=["cheap", "shared"])
+def test_stems_of_every_architecture(name, costs, solved):
+    scorer = CausalScorer(models.model(name), models.tokenizer(), 256)
+    scorer.costs = costs
+    same(scorer, solved, scorer.score(solved))
+    stems = [pack.stem for pack in scorer._plan(scorer.encoder.pairs(solved)) if pack.stem]
+    assert bool(stems) == (name in models.PACKED | models.WINDOWED and name != "GPTNeo")
+    if name in models.PACKED:  # windows are too short for more than one segment
+        assert any(len(stem) > 1 for stem in stems)
+        assert any(one == two for one, two in itertools.pairwise(stems)) == (costs == SHARED)
+
+
+def test_a_model_that_forgets_stems_is_found_out(monkeypatch, solved, caplog):
+    scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
+    scorer.costs, body = CHEAP, scorer.body.forward
+    monkeypatch.setattr(
+        scorer.body,
+        "forward",
+        lambda input_ids, attention_mask=None, past_key_values=None, **given: body(
+            input_ids=input_ids,
+            attention_mask=None if attention_mask is None else attention_mask[..., -input_ids.shape[1] :],
+            **given,
+        ),
+    )
+    with caplog.at_level(logging.WARNING):
+        answers = scorer.score(solved)
+    assert "LlamaForCausalLM does not allow keeping keys and values of shared beginnings" in caplog.text
+    assert "packed scoring" not in caplog.text
+    monkeypatch.undo()
+    same(scorer, solved, answers)
+
+
+def test_a_stem_is_read_once(monkeypatch, solved):
+    scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
+    scorer.costs, encoded = CHEAP, scorer.encoder.pairs(solved)
+    monkeypatch.setattr(scorer, "_fault", lambda *_: "")
+    packs = scorer._plan(encoded)
+    read, body = [], scorer._body
+    monkeypatch.setattr(scorer, "_body", lambda pack, past: read.append(pack) or body(pack, past))
+    for pack in packs:
+        scorer._answer(pack)
+    stems = {pack.stem[:end] for pack in packs for end in range(1, len(pack.stem) + 1)}
+    assert len(stems) > 2
+    assert sum(pack.masked and not len(pack.requests_A) for pack in read) == len(stems)
+    distinct = {one.inputs[:end] for one in encoded for end in range(1, len(one.inputs) + 1)}
+    plain = sum(pack.size for pack in packs)
+    assert plain + sum(len(stem[-1]) for stem in stems) < 1.3 * len(distinct)
+
+
+def test_bfloat16(requests, solved):
+    model = copy.deepcopy(models.model("Llama")).to(torch.bfloat16)
+    scorer = CausalScorer(model, models.tokenizer(), 256)
+    for costs, asked in ((scorer.costs, requests), (CHEAP, solved)):
+        scorer.costs = costs
+        for request, answer in zip(asked, scorer.score(asked), strict=True):
+            value, _ = models.alone(scorer, *request)
+            assert abs(answer.loglikelihood - value) <= 1e-2 * answer.tokens + 1e-2 * abs(value)
+    assert scorer.horizon > 96
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_pack_without_memory_names_the_setting(monkeypatch, requests, error):
+    scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(scorer.body, "forward", full)
+    with pytest.raises(ConfigError, match="set machine.tokens_per_pack to less"):
+        scorer.score(requests)
+    monkeypatch.setattr(scorer, "_fault", lambda *_: "")
+    with pytest.raises(ConfigError, match="set machine.tokens_per_pack to less"):
+        scorer.score(requests)
 
 
 @pytest.mark.parametrize("name", ["Gemma2", "Gemma3", "Mistral"])
@@ -56,15 +145,20 @@ texts = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+beginnings = st.sampled_from(["", "", "Each spring the ", "Each spring the river rose. The rain ", "The rain " * 8])
+
+
+@settings(max_examples=60, deadline=None)
 @given(
-    pairs=st.lists(st.tuples(texts, texts), max_size=12),
+    pairs=st.lists(st.tuples(st.tuples(beginnings, texts).map("".join), texts), max_size=12),
     bos=st.booleans(),
     limit=st.sampled_from([48, 64, 300]),
+    costs=st.sampled_from([None, CHEAP, SHARED, Costs(0.1, 1.0), Costs(4, 0.001), Costs(1, 0), Costs(math.inf, 0.01)]),
     seed=st.randoms(use_true_random=False),
 )
-def test_any_requests(pairs, bos, limit, seed):
+def test_any_requests(pairs, bos, limit, costs, seed):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(bos), 300)
+    scorer.costs = costs or scorer.costs
     asked = []
     for pair in pairs:
         try:
@@ -81,7 +175,9 @@ def test_any_requests(pairs, bos, limit, seed):
     assert [answers[number] for number in order] == shuffled
     # The size of the packs changes the last bits only.
     longest = max((len(one.inputs) for one in scorer.encoder.pairs(asked)), default=0)
-    other = CausalScorer(scorer.model, scorer.tokenizer, max(limit, longest)).score(asked)
+    smaller = CausalScorer(scorer.model, scorer.tokenizer, max(limit, longest))
+    smaller.costs = scorer.costs
+    other = smaller.score(asked)
     assert all(abs(one.loglikelihood - two.loglikelihood) <= 1e-4 for one, two in zip(answers, other, strict=True))
 
 
@@ -99,7 +195,7 @@ def test_logits_in_pieces(monkeypatch, requests):
 def test_prefixes_are_computed_once(requests):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 4096)
     encoded = scorer.encoder.pairs(requests)
-    scorer.attention = 0
+    scorer.costs = scorer.costs._replace(attention=0)
     distinct = {one.inputs[:end] for one in encoded for end in range(1, len(one.inputs) + 1)}
     assert sum(pack.size for pack in scorer._plan(encoded)) == len(distinct)
 
@@ -127,8 +223,6 @@ def test_nothing_to_score():
 
 
 def test_nan_weights_answer_nan(requests):
-    import copy
-
     model = copy.deepcopy(models.model("Llama"))
     model.model.norm.weight.data.fill_(float("nan"))
     answers = CausalScorer(model, models.tokenizer(), 256).score(requests)

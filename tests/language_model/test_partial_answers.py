@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.language_model.causal import CausalScorer
+from pipeline.language_model.trie import Costs
 
 
 @pytest.fixture
@@ -41,6 +42,22 @@ def test_resume_with_the_same_bits(scorer, counted, requests, tmp_path):
         assert len(counted) == len(packs) - len(keep)
         shutil.rmtree(tmp_path / "b")
     assert whole == scorer.score(requests)
+
+
+def test_resume_with_stems(scorer, counted, solved, tmp_path):
+    """A pack whose stem was read before the kill has the same bits, for its stem is read again in the same way."""
+    scorer.tokens_per_pack, scorer.costs = 96, Costs(start=1, attention=0.05)
+    whole = scorer.score(solved, scratch=tmp_path / "a")
+    assert sum(bool(pack.stem) for pack in counted) > 8
+    packs = sorted((tmp_path / "a").glob("pack-*.json"))
+    for keep in (packs[:-1], packs[::2], packs[1::3]):
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        for path in set(packs) - set(keep):
+            (tmp_path / "b" / path.name).unlink()
+        again = CausalScorer(scorer.model, scorer.tokenizer, 96)
+        again.costs = scorer.costs
+        assert again.score(solved, scratch=tmp_path / "b") == whole
+        shutil.rmtree(tmp_path / "b")
 
 
 def test_a_killed_run_goes_on(scorer, counted, requests, tmp_path, monkeypatch):

@@ -1,0 +1,360 @@
+"""Evaluation: ours and lm-eval's `hf` backend on one model object, turn by turn. `make bench-eval` writes bench/README.md.
+
+python bench/evaluate.py                          all of it, about half an hour on two cores
+python bench/evaluate.py --only multirc,bbq       some sets
+python bench/evaluate.py --limit 20               so many items of each
+python bench/evaluate.py --model qwen             another choice of conf/model, or a model's folder
+
+lm-eval's backend answers the same requests once at each of a few batch sizes, ours between two of them; its best and our
+median count. CPU seconds and wall time are of answering alone: one model is loaded for both. Memory is what the
+process came to hold above what it held before. A machine's absolute times say little: read the ratios.
+"""
+
+import argparse
+import copy
+import gc
+import logging
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import nn
+
+from pipeline import accuracy, bias, datafiles, recipe, sweep
+from pipeline.language_model.load import load
+from pipeline.language_model.scorer import Scorer
+from pipeline.language_model.trie import common
+from pipeline.recipe.identity import exam_of, files_of, place_of
+from pipeline.requests import Generate, LogLikelihood, Request, request
+from pipeline.store import Store
+
+README = Path(__file__).resolve().parent / "README.md"
+MARK = "<!-- make bench-eval -->"
+BATCHES = "1,4,16"
+WRITING = "16,64"
+ALONE = 8  # requests of each set that are also asked one at a time
+
+# name -> (the words of a command line, the task where the set has several, items, how many times faster is wanted)
+SETS = {
+    "multirc": (["accuracy=superglue"], "multirc", 80, 12),
+    "bbq": (["bias=bbq"], None, 80, 3.5),
+    "bbq, options listed": (["bias=bbq", "bias.options=true"], None, 24, 3.5),
+    "hellaswag": (["accuracy=reasoning"], "hellaswag", 40, 1.7),
+    "stereoset": (["bias=stereoset"], None, 120, 1.5),
+    "copa": (["accuracy=superglue"], "copa", 100, 1.3),
+    "piqa": (["accuracy=reasoning"], "piqa", 50, 1.3),
+    "boolq": (["accuracy=superglue"], "boolq", 40, 1),
+    "boolq, examples": (["accuracy=superglue"], "boolq", 40, 1),
+    "wic": (["accuracy=superglue"], "wic", 80, 1),
+    "gsm8k": (["accuracy=generation"], "gsm8k", 8, 1),
+    "honest": (["bias=honest"], None, 24, 1),
+}
+EXAMPLES = 4  # before each question of "boolq, examples", the same for all
+
+
+class Cost(NamedTuple):
+    cpu: float  # seconds, user and system
+    wall: float  # seconds
+    memory: float  # MB above what was held before
+    inside: float  # seconds inside the model
+    computed: int  # positions that the model read, padding included
+
+
+class Meter:
+    """Counts what a model reads, and the seconds it takes."""
+
+    def __init__(self, model):
+        self.depth = self.computed = 0
+        self.inside = 0.0
+        for module in (model, model.get_decoder()):
+            module.register_forward_pre_hook(self._enter, with_kwargs=True)
+            module.register_forward_hook(self._leave)
+
+    def _enter(self, module, args, given):
+        if not self.depth:
+            ids = args[0] if args else given.get("input_ids")
+            self.computed += ids.numel()
+            self.started = time.perf_counter()
+        self.depth += 1
+
+    def _leave(self, *_):
+        self.depth -= 1
+        if not self.depth:
+            self.inside += time.perf_counter() - self.started
+
+    def measure(self, work) -> tuple[Cost, list]:
+        gc.collect()
+        self.computed, self.inside = 0, 0.0
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before, cpu, wall = _memory("VmRSS"), time.process_time(), time.perf_counter()
+        found = work()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        return Cost(cpu, wall, _memory("VmHWM") - before, self.inside, self.computed), found
+
+
+def _memory(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def requests_of(name: str, limit: int | None, data: str | None, store: str) -> list[Request]:
+    """The requests of a set. Of a bias set whole templates are drawn, of an accuracy set the first items are taken."""
+    words, task, usual, _ = SETS[name]
+    more = EXAMPLES if name.endswith("examples") else 0
+    given = [f"limit={(limit or usual) + more}", f"data={data or 'null'}", f"store={store}"]
+    (config,), _ = sweep.expand([*words, *given], False)
+    room = words[0].partition("=")[0]
+    exam, declared = exam_of(config, room), config[room]
+    files = datafiles.obtain(**place_of(config, files_of(config, declared)))
+    if room == "accuracy":
+        settings = copy.deepcopy(exam["settings"])
+        settings["tasks"] = {task: settings["tasks"][task]}
+        asked = [request(each) for each in accuracy.load(settings, files, exam["limit"]).requests()]
+    else:
+        benchmark = bias.load(exam["benchmark"])
+        items = bias.sample(benchmark.items(files, **exam["settings"]), exam["limit"], exam["seed"])
+        asked = [request(each) for row in bias.records(items) for each in benchmark.ask(row)]
+    if more:
+        options = 2
+        solved = "\n\n".join(each.context + each.continuation for each in asked[-more * options :: options])
+        asked = [each._replace(context=f"{solved}\n\n{each.context}") for each in asked[: -more * options]]
+    return asked
+
+
+def as_theirs(asked: Request) -> list[SimpleNamespace]:
+    """A request as lm-eval hands it over; one for each sample."""
+    if isinstance(asked, LogLikelihood):
+        return [SimpleNamespace(args=(asked.context, asked.continuation))]
+    settings = {"until": list(asked.stop), "max_gen_toks": asked.max_tokens, "do_sample": asked.temperature > 0}
+    if asked.temperature > 0:
+        settings |= {"temperature": asked.temperature, "top_k": asked.top_k, "top_p": asked.top_p}
+    return [SimpleNamespace(args=(asked.prompt, settings)) for _ in range(asked.samples)]
+
+
+def theirs(scorer: Scorer, asked: list[Request], batch: int) -> list:
+    prefix = scorer.encoder.prefix
+    backend = HFLM(scorer.model, tokenizer=scorer.tokenizer, batch_size=batch, prefix_token_id=prefix)
+    instances = [each for one in asked for each in as_theirs(one)]
+    ask = backend.generate_until if isinstance(asked[0], Generate) else backend.loglikelihood
+    return ask(instances, disable_tqdm=True)
+
+
+class Work(NamedTuple):
+    asked: int  # tokens, each request by itself
+    distinct: int  # tokens, each distinct prefix once
+    predicted: int  # places where the logits are needed
+
+
+def work_of(scorer: Scorer, asked: list[Request], answers: list) -> Work:
+    """What has to be computed at least; what is generated counts each sample."""
+    if isinstance(asked[0], Generate):
+        prompts = scorer.encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
+        written = sum(answer.tokens for answer in answers)
+        whole = sum(len(prompt) * each.samples for prompt, each in zip(prompts, asked, strict=True))
+        return Work(whole + written, _distinct(prompts) + written, written)
+    encoded = scorer.encoder.pairs([(each.context, each.continuation) for each in asked])
+    places = {each.inputs[: len(each.inputs) - step] for each in encoded for step in range(len(each.targets))}
+    return Work(sum(len(each.inputs) for each in encoded), _distinct([each.inputs for each in encoded]), len(places))
+
+
+def _distinct(sequences: list[tuple[int, ...]]) -> int:
+    total, before = 0, ()
+    for tokens in sorted(set(sequences)):
+        total += len(tokens) - common(before, tokens)
+        before = tokens
+    return total
+
+
+class Matrices:
+    """The matrices that a model multiplies by: how many operations a token costs, and how fast this machine can be."""
+
+    def __init__(self, model):
+        body = model.get_decoder()
+        weights = [each.weight for each in body.modules() if _multiplies(each)]
+        self.head = model.get_output_embeddings().weight.numel()
+        self.body = sum(weight.numel() for weight in weights)
+        self.shapes = sorted({tuple(weight.shape) for weight in weights})
+        self.dtype, self.device = model.dtype, model.device
+
+    def operations(self, work: Work) -> float:
+        return 2.0 * (self.body * work.distinct + self.head * work.predicted)
+
+    def peak(self) -> float:
+        """The best rate of a product of many rows with one of them, in operations a second."""
+        best = 0.0
+        for shape in self.shapes:
+            weight = torch.randn(shape, dtype=self.dtype, device=self.device)
+            for rows in (128, 256, 512, 1024):
+                rows_RI = torch.randn(rows, shape[1], dtype=self.dtype, device=self.device)
+                times = []
+                for _ in range(7):
+                    started = time.perf_counter()
+                    nn.functional.linear(rows_RI, weight)
+                    if self.device.type == "cuda":
+                        torch.cuda.synchronize()
+                    times.append(time.perf_counter() - started)
+                best = max(best, 2 * rows * weight.numel() / statistics.median(times))
+        return best
+
+
+def _multiplies(module: nn.Module) -> bool:
+    return (
+        not isinstance(module, nn.Embedding) and getattr(module, "weight", None) is not None and module.weight.ndim == 2
+    )
+
+
+def compare(name: str, scorer: Scorer, meter: Meter, matrices: Matrices, asked: list[Request], batches) -> str:
+    """One line of the table."""
+    peaks, mine, others = [matrices.peak()], [], {}
+    for batch in batches:
+        cost, answers = meter.measure(lambda: scorer.answer(asked, name))
+        mine.append(cost)
+        others[batch], said = meter.measure(lambda batch=batch: theirs(scorer, asked, batch))
+        peaks.append(matrices.peak())
+    ours = sorted(mine, key=lambda cost: cost.wall)[(len(mine) - 1) // 2]
+    batch, best = min(others.items(), key=lambda item: item[1].wall)
+    work = work_of(scorer, asked, answers)
+    share = matrices.operations(work) / ours.wall / max(peaks)
+    return _row(
+        name,
+        f"{len(asked):,}",
+        f"{work.asked:,} / {work.distinct:,}",
+        f"{ours.computed:,}",
+        f"{best.computed:,}",
+        f"{ours.cpu:.1f} / {ours.wall:.1f} / {ours.memory:.0f}",
+        f"{best.cpu:.1f} / {best.wall:.1f} / {best.memory:.0f}",
+        batch,
+        f"{best.wall / ours.wall:.2f}",
+        SETS[name][3],
+        f"{best.cpu / ours.cpu:.2f}",
+        _difference(asked, answers, said),
+        _from_alone(scorer, asked, answers),
+        f"{100 * share:.0f} %",
+        f"{100 * (1 - ours.inside / ours.wall):.1f} %",
+    )
+
+
+HEADS = (
+    "set",
+    "requests",
+    "tokens asked for / distinct",
+    "computed: ours",
+    "hf",
+    "ours: CPU s / wall s / MB",
+    "hf",
+    "its batch",
+    "wall ratio",
+    "wanted",
+    "CPU ratio",
+    "largest difference",
+    "from one at a time",
+    "of the peak",
+    "outside the model",
+)
+
+
+def _difference(asked: list[Request], answers: list, said: list) -> str:
+    """In nats, of log-likelihoods; of texts written without chance, how many are not the same."""
+    if isinstance(asked[0], LogLikelihood):
+        gaps = [abs(answer.loglikelihood - value) for answer, (value, _) in zip(answers, said, strict=True)]
+        flags = sum(answer.greedy != greedy for answer, (_, greedy) in zip(answers, said, strict=True))
+        return f"{max(gaps):.0e}" + (f", {flags} greedy flags" if flags else "")
+    if asked[0].temperature > 0:
+        return "sampled"
+    return f"{sum(answer.texts[0] != text for answer, text in zip(answers, said, strict=True))} texts of {len(asked)}"
+
+
+@torch.inference_mode()
+def _from_alone(scorer: Scorer, asked: list[Request], answers: list) -> str:
+    """Of some log-likelihoods, the largest difference from one plain forward pass a request, in nats."""
+    if isinstance(asked[0], Generate):
+        return ""
+    gaps = []
+    for at in range(0, len(asked), max(1, len(asked) // ALONE)):
+        [(inputs, targets)] = scorer.encoder.pairs([(asked[at].context, asked[at].continuation)])
+        logits = scorer.model(torch.tensor([inputs], device=scorer.device)).logits[0, -len(targets) :]
+        logs = logits.double().log_softmax(-1).cpu()[range(len(targets)), targets]
+        gaps.append(abs(logs.sum().item() - answers[at].loglikelihood))
+    return f"{max(gaps):.0e}"
+
+
+def _row(*cells) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def model_of(name: str, store: str) -> tuple[Path, str | None]:
+    """The folder of a choice of conf/model, fetched first if need be, or of a path; and its prefix token."""
+    words = [f"model.base=path:{name}", "model.sha256=null", "model.prefix_token=null"]
+    (config,), _ = sweep.expand([*(words if Path(name).is_dir() else [f"model={name}"]), f"store={store}"], False)
+    return recipe.describe(config, Store(Path(store))).base.path, config["model"]["prefix_token"]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", default="", help="sets, with commas; all of them without")
+    options.add_argument("--limit", type=int, help="items of each set; each has its own number without")
+    options.add_argument("--model", default="smollm2", help="a choice of conf/model, or a model's folder")
+    options.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options.add_argument("--tokens-per-pack", type=int, default=2048, help="as machine.tokens_per_pack")
+    options.add_argument("--batches", default=BATCHES, help="batch sizes that lm-eval's backend tries to read")
+    options.add_argument("--writing", default=WRITING, help="batch sizes that it tries to write")
+    options.add_argument(
+        "--data", default=os.environ.get("PIPELINE_DATA"), help="folder of data sets; downloaded without"
+    )
+    options.add_argument("--store", default="runs/store", help="where a model that was fetched lies")
+    options.add_argument("--write", default=str(README), help="where the table goes")
+    chosen = options.parse_args()
+    names = [name for name in SETS if not chosen.only or name.split(",")[0] in chosen.only.split(",")]
+    if not names:
+        options.error(f"--only should name some of {', '.join(SETS)}, found {chosen.only}")
+
+    folder, prefix = model_of(chosen.model, chosen.store)
+    scorer = load(folder, threads=chosen.threads, tokens_per_pack=chosen.tokens_per_pack, prefix_token=prefix)
+    meter, matrices = Meter(scorer.model), Matrices(scorer.model)
+    torch.manual_seed(0)  # of what lm-eval's backend samples
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    started, lines = time.time(), []
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        lines.append(text)
+
+    say(_row(*HEADS))
+    say(_row(*["---"] * len(HEADS)))
+    for name in names:
+        asked = requests_of(name, chosen.limit, chosen.data, chosen.store)
+        batches = chosen.writing if isinstance(asked[0], Generate) else chosen.batches
+        say(compare(name, scorer, meter, matrices, asked, [int(batch) for batch in batches.split(",")]))
+    limits = ", ".join(f"{name} {chosen.limit or SETS[name][2]}" for name in names)
+    write(Path(chosen.write), lines, chosen, limits, time.time() - started, matrices)
+
+
+def write(file: Path, lines: list[str], chosen, limits: str, seconds: float, matrices: Matrices) -> None:
+    words = (
+        f"`{chosen.model}`, {(matrices.body + matrices.head) / 1e6:.0f} M parameters in matrices, in float32, written by "
+        f"`make bench-eval` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, {os.cpu_count()} cores, {chosen.threads} "
+        f"threads, {seconds / 60:.0f} minutes). Ours and lm-eval's `hf` backend answered the same requests with one model "
+        f"object, turn by turn: `hf` at batch sizes {chosen.batches} ({chosen.writing} where it writes), of which its best "
+        "counts, ours between them, of which the median counts, so that the trial of packing, once for a model, is left out. "
+        "Computed are the positions that the model read, padding included. Of the peak: the operations "
+        "that the distinct tokens need, head included where a logit is needed, over our wall time, against the best "
+        "product of one of the model's matrices measured in the same minutes. Outside the model: tokenising, planning, "
+        f"log-softmax, sampling. From one at a time: ours against one plain forward pass a request, of {ALONE} requests or a few more. "
+        "MB is what the process came to hold above what it held before. "
+        "Absolute times of a shared machine say little: read the ratios. "
+        f"Items of each set (of bias sets whole templates are drawn, of the others the first are taken): {limits}."
+    )
+    text = file.read_text() if file.is_file() else "# Benchmarks\n"
+    before, _, rest = text.partition(MARK)
+    after = rest[rest.index("\n<!-- make ") :] if "\n<!-- make " in rest else ""
+    file.write_text(f"{before.rstrip()}\n\n{MARK}\n## Evaluation\n\n{words}\n\n" + "\n".join(lines) + f"\n{after}")
+
+
+if __name__ == "__main__":
+    main()
