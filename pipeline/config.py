@@ -30,7 +30,7 @@ class Machine:
     device: str = "auto"
     dtype: str = "float32"
     threads: int | None = None
-    tokens_per_pack: int = 2048
+    tokens_per_pack: int = 8192
 
 
 @dataclasses.dataclass
@@ -91,6 +91,8 @@ def check(config: dict) -> None:
         raise ConfigError(
             f"half should be null (all items) or {' or '.join(HALVES)}, found {config['half']!r}; change half="
         )
+    if config["half"] and config["bias"].get("benchmark") == "lm_eval":
+        raise ConfigError("half= needs a bias set whose templates are known, found bias=lm_eval; set half=null")
     if config["keep"] not in ("all", "front", "none"):
         raise ConfigError(f"keep should be all, front or none, found {config['keep']!r}; change keep=")
     if config["pairs"] < 0:
@@ -112,8 +114,12 @@ def check(config: dict) -> None:
         raise ConfigError(
             f"data should be a folder of data sets, found no folder {config['data']}; change data=, or leave it out to download"
         )
-    if (config["export"] or config["push_to"]) and "merge" not in config["stages"]:
-        raise ConfigError("export= and push_to= need the merge stage; use stages=[fetch,merge]")
+    if config["export"] or config["push_to"]:
+        last = "merge" if config["debias"]["name"] == "none" else "debias"
+        if not {last, "evaluate"} & set(config["stages"]):
+            raise ConfigError(
+                f"export= and push_to= hand out what the {last} stage makes, found stages={config['stages']}; use stages=[fetch,{last}]"
+            )
     if config["export"] and Path(config["export"]).exists() and any(Path(config["export"]).iterdir()):
         raise ConfigError(f"export should be a new or empty folder, found files in {config['export']}; change export=")
     if config["machine"]["dtype"] not in ("float32", "bfloat16", "float16"):
@@ -264,13 +270,15 @@ def debias_name(unit: dict) -> str:
 
 def debiasing(name: str, changed: dict) -> dict:
     """A debiasing by its name, with some of its settings changed: conf/debias/<name>.yaml, for a donor made by it."""
-    path = CONF / "debias" / f"{name}.yaml"
-    declared = plain_file(path)
-    if "epochs" not in declared:
-        able = [each for each in choices("debias") if "epochs" in plain_file(CONF / "debias" / f"{each}.yaml")]
+    declared = plain_file(CONF / "debias" / f"{name}.yaml")
+    if "select_on" not in declared or "defaults" in declared:
+        every = {each: plain_file(CONF / "debias" / f"{each}.yaml") for each in choices("debias")}
+        able = [each for each, unit in every.items() if "select_on" in unit and "defaults" not in unit]
         raise ConfigError(f"donor.by should be one of {', '.join(able)}, found {name!r}; change donor.by")
-    if unknown := sorted(changed.keys() - declared.keys()):
-        raise ConfigError(f"donor.settings should have settings of debias={name}, found {', '.join(unknown)}")
+    # how far it is laid on is donor.coefficient
+    known = declared.keys() - {"name", "version", "scale", "control"}
+    if unknown := sorted(changed.keys() - known):
+        raise ConfigError(f"donor.settings should have some of {', '.join(sorted(known))}, found {', '.join(unknown)}")
     unit = declared | changed
     _check_settings("debias", unit)
     return unit

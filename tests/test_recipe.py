@@ -148,6 +148,8 @@ def leaks(cell, *overrides) -> recipe.Cell:
             ("bias=stereoset", "debias.data=stereoset"),
             r"what debias\.data trains on.*debias\.half=tuning, half=reporting",
         ),
+        (("bias=bbq", "debias.data=bbq"), r"bias=bbq should share no text with what debias\.data trains on"),
+        (("bias=bbq", "bias.options=true", "debias.select_on=bbq"), r"what debias\.select_on chooses by"),
         (
             ("debias.data=crows_pairs", "debias.select_on=crows_pairs"),
             r"debias\.select_on should share no text with what debias\.data trains on",
@@ -210,7 +212,10 @@ def test_a_tuned_cell_end_to_end(cell):
         described = cell(*TUNED, "debias.epochs=2", "debias.learning_rate=1e-3", f"debias.control={control}")
         recipe.run(described)
         rows[control] = recipe.collect(described)
-    row = rows["false"]["row"]
+    row, control = rows["false"]["row"], rows["true"]["row"]
+    assert "debias.dev_bias_after" in row and not any(
+        key.endswith("after") for key in control if key.startswith("debias.")
+    )
     assert row["debias"] == "pcgu" and rows["true"]["row"]["debias"] == "pcgu control" and row["donor"] is None
     assert row["debias.pairs"] > 200 and row["debias.epoch"] in (0, 1, 2)
     assert abs(row["debias.dev_bias_after"]) <= abs(row["debias.dev_bias_before"])

@@ -14,6 +14,7 @@ neighbour and its YAML.
 import dataclasses
 import importlib
 import pkgutil
+import typing
 from pathlib import Path
 from types import ModuleType
 
@@ -43,6 +44,14 @@ def settings(method: dict):
         raise ConfigError(
             f"debias={method['name']} should have settings out of {', '.join(sorted(known))}, found {', '.join(unknown)}"
         )
+    for field in dataclasses.fields(module.Settings):
+        kinds = typing.get_args(field.type) or (field.type,)
+        value = own.get(field.name)
+        if value is not None and not set(kinds) & {str, bool} and {int, float} & set(kinds):
+            whole = float not in kinds
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != int(value)):
+                kind = "a whole number" if whole else "a number"
+                raise ConfigError(f"debias.{field.name} should be {kind}, found {value!r}; change debias.{field.name}")
     made = module.Settings(**own)
     made.check()
     return made
@@ -51,9 +60,15 @@ def settings(method: dict):
 def bind(method: dict, scorer, scratch: Path | None):
     """The method on the model of a scorer, in evaluation mode."""
     module, made = load(method["name"]), settings(method)
-    families = getattr(module, "FAMILIES", ("causal", "masked"))
-    if scorer.family not in families:
-        raise ConfigError(
-            f"debias={method['name']} is made for {' and '.join(families)} models, found a {scorer.family} one; choose another debias"
-        )
+    refuse(module, scorer.family)
     return module.Method(scorer.model, made, scratch)
+
+
+def refuse(module: ModuleType, family: str) -> None:
+    """Raises ConfigError for a family of models that a method is not made for."""
+    families = getattr(module, "FAMILIES", ("causal", "masked"))
+    if family not in families:
+        name = module.__name__.rpartition(".")[2]
+        raise ConfigError(
+            f"debias={name} is made for {' and '.join(families)} models, found a {family} one; choose another debias"
+        )

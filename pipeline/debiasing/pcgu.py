@@ -138,10 +138,11 @@ class Method:
 
     def state(self) -> dict:
         """What a resumed run must know besides the weights."""
-        return {"chosen": self.chosen, "updates": self.updates}
+        return {"chosen": {name: counts.clone() for name, counts in self.chosen.items()}, "updates": self.updates}
 
     def load_state(self, state: dict) -> None:
-        self.chosen, self.updates = state["chosen"], state["updates"]
+        self.chosen = {name: counts.clone() for name, counts in state["chosen"].items()}
+        self.updates = state["updates"]
 
     def report(self) -> list[dict]:
         """One row a unit that was ever chosen: its tensor, its place among the tensor's units, in how many of the updates."""

@@ -1,15 +1,17 @@
 """The loop of every method that tunes a model on pairs, or on what it makes of them, and the choice among its epochs.
 
 After every epoch the model is measured on a development set; so is the model that came in, as epoch 0. Chosen is the
-epoch whose |signed bias| there is smallest, of those that
+epoch whose bias score there is smallest, of those that
 
     perplexity <= (1 + perplexity_rise) * perplexity of epoch 0
     meaningful >= meaningful of epoch 0 - meaningful_fall        where the development set measures it (StereoSet's LMS)
 
 Epoch 0 is among them: a tuning that only harms is not taken. Of equal ones the earliest is.
-The set is never one that is reported: the recipe refuses that.
+Neither the set nor the text of the perplexity is one that is reported: the recipe refuses the one, the stage has another
+text.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ import torch
 from pipeline import progress
 from pipeline.checkpoint.training_state import keep, kept
 
-# (model) -> bias (signed), perplexity, meaningful (nan where it is not measured)
+# (model) -> bias (the score, with the sign of the signed bias), perplexity, meaningful (nan where it is not measured)
 Measure = Callable[[torch.nn.Module], dict[str, float]]
 
 
@@ -56,7 +58,7 @@ def tune(
     choose: Callable[[list[dict]], int],
     scratch: Path | None = None,
 ) -> tuple[list[dict], int]:
-    """Run `epochs` passes over the examples and leave the chosen epoch's weights in the model.
+    """Run `epochs` passes over the examples and leave the chosen epoch in the model and in the method.
 
     examples            pairs in tokens, or what the method's `prepare` made
     epochs, batch_size  each pass is in an order of its own, keyed by (seed, epoch); the last batch may be smaller
@@ -71,7 +73,7 @@ def tune(
         method.begin(examples)
     state, best = kept(scratch), kept(scratch, "best")
     if state is None or best is None:
-        records, best = [{"epoch": 0, **measure(model)}], _kept_best(model, scratch)
+        records, best = [{"epoch": 0, **measure(model)}], _kept_best(model, method, scratch)
         keep(scratch, _state(model, method, records))
     else:
         _restore(model, state["model"])
@@ -97,9 +99,11 @@ def tune(
             means = {name: float(numpy.mean([each[name] for each in told])) for name in told[0]}
             records.append({"epoch": epoch, **means, **measure(model)})
             if choose(records) == epoch:
-                best = _kept_best(model, scratch)
+                best = _kept_best(model, method, scratch)
             keep(scratch, _state(model, method, records))
-    _restore(model, best or kept(scratch, "best"))
+    best = best or kept(scratch, "best")
+    _restore(model, best["model"])
+    method.load_state(best["method"])
     return records, choose(records)
 
 
@@ -124,11 +128,12 @@ def nearest(perplexity_rise: float, meaningful_fall: float) -> Callable[[list[di
     return choose
 
 
-def _kept_best(model: torch.nn.Module, scratch: Path | None) -> dict | None:
-    """The weights as they are, in a file of `scratch`; without one, a copy of them."""
+def _kept_best(model: torch.nn.Module, method: Method, scratch: Path | None) -> dict | None:
+    """Model and method as they are, in a file of `scratch`; without one, a copy of them."""
+    state = {"model": _weights(model), "method": method.state()}
     if scratch is None:
-        return {name: tensor.clone() for name, tensor in _weights(model).items()}
-    keep(scratch, _weights(model), "best")
+        return copy.deepcopy(state)
+    keep(scratch, state, "best")
     return None
 
 

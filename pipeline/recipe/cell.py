@@ -86,7 +86,7 @@ class Cell:
     def tuned(self) -> dict[str, Artifact]:
         """The tunings on pairs of this cell, by the group that asked for each: donor, debias."""
         laid = {
-            "donor": [each.inputs.get("trained") for each in self.donors],
+            "donor": [each.inputs.get("trained") for each in self.donors if self.merged is not self.base],
             "debias": [self.final.inputs.get("tuned")],
         }
         # of a control it stands behind the random direction

@@ -6,7 +6,14 @@ from pipeline import checkpoint, datafiles
 from pipeline import config as configuration
 from pipeline.errors import ConfigError, DataError, StoreError
 from pipeline.recipe.cell import Cell
-from pipeline.recipe.identity import files_of, place_of, selection_sets, training_sets
+from pipeline.recipe.identity import (
+    files_of,
+    place_of,
+    selection_of,
+    selection_sets,
+    training_sets,
+    units_on_data,
+)
 from pipeline.stages import evaluate
 
 
@@ -33,6 +40,7 @@ def refuse_early(cell: Cell) -> None:
     checkpoint.align(cell.base.path, [each.path for each in cell.fetched if each.key in direct], config["vocab"])
     checkpoint.compare(cell.base.path, [each.path for each in cell.fetched if each.key not in direct])
     _refuse_family(cell)
+    _refuse_tuning(cell)
     if "evaluate" in config["stages"]:
         _refuse_exams(cell)
         for artifact in cell.leaks.values():
@@ -57,6 +65,25 @@ def _refuse_family(cell: Cell) -> None:
             raise ConfigError(
                 "merge=fisher needs the gradients of a causal model's likelihood, found a masked model; choose another merge"
             )
+
+
+def _refuse_tuning(cell: Cell) -> None:
+    """A method that is made for the other family, and a set to choose by that this one cannot be asked."""
+    from pipeline import debiasing
+    from pipeline.language_model.load import family_of
+
+    config = cell.config
+    for unit in units_on_data(config).values():
+        if "select_on" not in unit:
+            continue
+        family, module = family_of(cell.base.path), debiasing.load(unit["name"])
+        debiasing.settings(configuration.debias_method(unit))
+        debiasing.refuse(module, family)
+        if unit["select_on"] is not None:
+            declared = configuration.bias_set(unit["select_on"])
+            where = place_of(config, files_of(config, declared))
+            judging = {"version": declared["judging"]["version"]}
+            evaluate.refuse(selection_of(config, unit), judging, where, family)
 
 
 def _refuse_exams(cell: Cell) -> None:
@@ -118,9 +145,9 @@ def _refuse_full_disk(cell: Cell) -> None:
         "transfer": wide,
         "line_end": wide,
         "merge": size,
-        "negate": size,
+        "negate": wide,
         "tune": 5 * wide,  # weights, the best so far, the result, and up to two moments
-        "lay_on": size,
+        "lay_on": wide,
     }
     needed = sum(taken.get(artifact.stage.name, 0) for artifact in cell.missing())
     free = shutil.disk_usage(cell.store.root).free

@@ -61,7 +61,13 @@ def collect(cell: Cell) -> dict:
     for group, tuned in cell.tuned.items():
         if tuned.told is not None:
             summary = tuned.summary
-            row |= {f"{group}.{key}": value for key, value in summary.items() if isinstance(value, (int, float))}
+            row |= {
+                f"{group}.{key}": value
+                for key, value in summary.items()
+                if key.endswith("before") or key in ("pairs", "epoch")
+            }
+            if _as_tuned(config, group):  # else what was measured after the tuning is another model's
+                row |= {f"{group}.{key}": value for key, value in summary.items()}
             notes = [*notes, *_of_tuning(config, group, tuned)]
     if evaluated:
         row["base_id"] = base_row["base_id"] = _base_id(cell)
@@ -111,6 +117,12 @@ def collect(cell: Cell) -> dict:
         "tuned": {group: str(artifact.folder) for group, artifact in cell.tuned.items() if artifact.told is not None},
         "datasets": _datasets(cell) if evaluated else [],
     }
+
+
+def _as_tuned(config: dict, group: str) -> bool:
+    """Whether the model of the cell, or its donor, is the one that the tuning left: laid on once, and no control."""
+    unit = config[group]
+    return not unit.get("control") and unit.get("scale", unit.get("coefficient", 1.0)) == 1
 
 
 def _of_tuning(config: dict, group: str, tuned: Artifact) -> list[str]:

@@ -108,7 +108,10 @@ def curves(rows: DataFrame, names: tuple[str, ...], axes: tuple[str, ...] = ()) 
             and is_drawable(row)
             and merge != "keep"
             and text(row["debias"]) == text(cells[0]["debias"])
-            and text(row["seed"]) == text(cells[0]["seed"])
+            and all(
+                text(row.get(key)) == text(cells[0].get(key))
+                for key in ("seed", *(a for a in axes if a.startswith("debias.")))
+            )
             and text(row.get("base_id")) == text(cells[0].get("base_id"))
         ]
         base = starts[0] if starts else base_of(cells[0], rows, axes)

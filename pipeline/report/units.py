@@ -59,6 +59,6 @@ def _place(tensor: str) -> tuple[int, str]:
     """The layer, -1 outside of them, and the module's own name: (7, "mlp.down_proj") of model.layers.7.mlp.down_proj.weight."""
     found = re.search(r"(?:^|\.)(\d+)\.(.+)$", tensor)
     layer, name = (int(found[1]), found[2]) if found else (-1, tensor)
-    words = name.removesuffix(".weight").removesuffix(".bias").split(".")
+    plain = name.removesuffix(".weight").removesuffix(".bias")
     kind = "" if tensor.endswith(".weight") else " (bias)"
-    return layer, ".".join(words[-2:] if layer >= 0 else words[-1:]) + kind
+    return layer, (plain if layer >= 0 else plain.split(".")[-1]) + kind

@@ -286,7 +286,11 @@ def control(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
             name: [
                 row
                 for _, row in rows.iterrows()
-                if row["donor"] == name and is_finished(row) and not is_base(row) and not truth(row["ruined"])
+                if row["donor"] == name
+                and text(row["debias"]).lower() in ("", "none")
+                and is_finished(row)
+                and not is_base(row)
+                and not truth(row["ruined"])
             ]
             for name in ("bias_inverted", "random_direction")
         }

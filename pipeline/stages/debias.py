@@ -1,9 +1,11 @@
 """What is done to a model after it was merged: tuning on pairs, and task vectors laid onto it."""
 
+import json
 import logging
 import math
 from pathlib import Path
 
+import pipeline
 from pipeline import datafiles
 from pipeline.errors import DataError
 from pipeline.stages.evaluate import open_exam
@@ -12,7 +14,7 @@ from pipeline.store import stage
 log = logging.getLogger(__name__)
 
 
-@stage(version=1, unkeyed=("where", "machine"), resumable=True)
+@stage(version=2, unkeyed=("where", "machine"), resumable=True)
 def tune(
     folder: Path,
     *,
@@ -97,44 +99,55 @@ def tune(
 
 
 def _tokens(scorer, pairs: list, training: dict) -> list:
-    """The pairs in tokens, without those that this model cannot be asked."""
+    """The pairs in tokens, without those that this model cannot be asked, or that are longer than max_length.
+
+    They are compared whole: two texts that each lost their beginning would differ in more than they do.
+    """
     from pipeline.debiasing.pairs import causal, masked
 
     sides = [
-        scorer.sentences([getattr(pair, side) for pair in pairs], training["max_length"])
+        scorer.sentences([getattr(pair, side) for pair in pairs], scorer.limit)
         for side in ("stereotype", "anti_stereotype")
     ]
-    if scorer.family == "causal":
-        made = [causal(one, other, training["scope"]) for one, other in zip(*sides, strict=True)]
-    else:
-        made = [masked(one, other, scorer.mask) for one, other in zip(*sides, strict=True)]
+    made = [
+        causal(one, other, training["scope"]) if scorer.family == "causal" else masked(one, other, scorer.mask)
+        for one, other in zip(*sides, strict=True)
+        if max(len(one), len(other)) <= min(training["max_length"], scorer.limit - 1)
+    ]
     return [pair for pair in made if pair is not None]
 
 
 def _measured(scorer, exam) -> dict[str, float]:
-    """What the development set says of the model as it is now: signed bias, LMS / 100, perplexity of the fixed text."""
-    import torch
+    """What the development set says of the model as it is now: bias, LMS / 100, and the perplexity of a text.
 
-    from pipeline.language_model.plain_text import perplexity
+    bias is the score with the sign of the signed bias. The text is the first of the pocket calibration set: not the one
+    whose perplexity is reported.
+    """
+    import torch
 
     found = {"bias": math.nan, "meaningful": math.nan}
     with torch.no_grad():
         if exam is not None:
             answers = scorer.answer(exam.requests(scorer.family), label="development set")
             marks = exam.judge(answers, {}, scorer.family, {})
-            found["bias"] = exam.signed(marks)
+            found["bias"] = exam.score(marks)
             if "meaningful" in marks:
                 found["meaningful"] = float(marks["meaningful"].mean(skipna=False))
-        return found | {"perplexity": perplexity(scorer)}
+        return found | {"perplexity": scorer.perplexity(_development_text())}
 
 
-@stage(version=1)
+def _development_text() -> str:
+    lines = (Path(pipeline.__file__).parent / "pocket" / "calibration.jsonl").read_text(encoding="utf-8").splitlines()
+    return "\n\n".join(json.loads(line)["text"] for line in lines[:4])
+
+
+@stage(version=2)
 def lay_on(folder: Path, *, model: Path, tuned: Path, scale: float) -> dict:
-    """model + scale (tuned - model), tensor by tensor, in the model's own dtype: the method's task vector laid on."""
+    """model + scale (tuned - model), tensor by tensor, in float32: the method's task vector laid on."""
     return _moved(folder, model, tuned, -scale, False, f"model + {scale:g} (model after tuning on pairs - model)")
 
 
-@stage(version=1)
+@stage(version=2)
 def negate(folder: Path, *, model: Path, trained: Path, coefficient: float, exclude_norms: bool) -> dict:
     """Subtract what the model learned from stereotypes, tensor by tensor."""
     norms = ", normalisation parameters left as they were" if exclude_norms else ""
@@ -143,20 +156,27 @@ def negate(folder: Path, *, model: Path, trained: Path, coefficient: float, excl
 
 
 def _moved(folder: Path, model: Path, trained: Path, coefficient: float, exclude_norms: bool, done: str) -> dict:
-    """model - coefficient (trained - model), with a line for the model card."""
+    """model - coefficient (trained - model), with a line for the model card.
+
+    The result is in float32, as donors are: in a half-precision model's own dtype most of a small step would round away,
+    and what was chosen on the development set would not be what is reported.
+    """
     from pipeline import checkpoint
     from pipeline.debiasing.negation import negation
-    from pipeline.stages.donor import is_norm
+    from pipeline.stages.donor import in_float32, is_norm
 
     checkpoint.compare(model, [trained])
     changed = 0
     before, after = checkpoint.Reader(model), checkpoint.Reader(trained)
-    with checkpoint.Writer(folder, before.infos) as out:
+    with checkpoint.Writer(folder, in_float32(before.infos)) as out:
         for name in out.order:
             tensor = before.read(name, finite=True)
-            if tensor.is_floating_point() and not (exclude_norms and is_norm(name)):
-                moved = negation(tensor, after.read(name), coefficient=coefficient)
-                tensor, changed = moved.to(tensor.dtype), changed + 1
+            if tensor.is_floating_point():
+                start = tensor.float()
+                tensor = start
+                if not (exclude_norms and is_norm(name)):
+                    tensor = negation(start, after.read(name), coefficient=coefficient).float()
+                changed += not tensor.equal(start)
             out.write(name, tensor)
     checkpoint.copy_companions(model, folder)
     card = (model / "README.md").read_text() if (model / "README.md").is_file() else ""

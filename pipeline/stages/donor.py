@@ -142,7 +142,7 @@ def _tensor_by_tensor(folder: Path, base: Path, trained: Path, turn, exclude_nor
     checkpoint.compare(base, [trained])
     moved = norm = 0.0
     thetas, others = checkpoint.Reader(base), checkpoint.Reader(trained)
-    with checkpoint.Writer(folder, _in_float32(thetas.infos)) as out:
+    with checkpoint.Writer(folder, in_float32(thetas.infos)) as out:
         for name in out.order:
             theta = thetas.read(name, finite=True)
             if theta.is_floating_point() and not (exclude_norms and is_norm(name)):
@@ -162,7 +162,7 @@ def _norm(tensor) -> float:
     return float(numpy.sqrt(numpy.add.reduce(numpy.square(tensor.numpy().ravel()))))
 
 
-def _in_float32(infos: dict) -> dict:
+def in_float32(infos: dict) -> dict:
     """Donors are kept in float32: in a half-precision base's own dtype most of a small tau would round away."""
     return {name: dataclasses.replace(info, dtype="F32") if info.is_float else info for name, info in infos.items()}
 
@@ -198,7 +198,7 @@ def save_under_base_names(model, base: Path, folder: Path) -> tuple[float, float
     trainable = {parameter.data_ptr() for parameter in model.parameters()}
     moved = norm = 0.0
     reader = checkpoint.Reader(base)
-    with checkpoint.Writer(folder, _in_float32(reader.infos)) as out:
+    with checkpoint.Writer(folder, in_float32(reader.infos)) as out:
         for name in out.order:
             theta = reader.read(name)
             found = next((state[n] for n in spellings(name, prefix) if n in state), None)

@@ -9,6 +9,7 @@ health   whether it still speaks: perplexity on a fixed text
 import functools
 import inspect
 import json
+import math
 from pathlib import Path
 
 from pipeline import datafiles
@@ -201,25 +202,41 @@ def health(folder: Path, *, model: Path, prefix_token: str | None, dtype: str, m
     return {"perplexity": perplexity(scorer)}
 
 
-@stage(version=1, unkeyed=("where", "source"))
+@stage(version=2, unkeyed=("where", "source"))
 def leak(folder: Path, *, exam: dict, where: dict, sentences: dict, source: dict) -> dict:
-    """The first training sentence that stands in a text which an exam shows to a model, or None."""
+    """The first training sentence that stands in a text which an exam shows to a model, or None.
+
+    Of one and the same file a template that both use counts too, however differently it is put.
+    """
     from pipeline.stages.pairs import read
     from pipeline.training.overlap import Phrases
 
-    trained_on = Phrases(
-        text for pair in read(sentences, datafiles.obtain(**source)) for text in (pair.stereotype, pair.anti_stereotype)
-    )
-    texts = dict.fromkeys(shown(asked) for asked in open_exam(exam, where).requests("causal"))
+    pairs = read(sentences, datafiles.obtain(**source))
+    opened = open_exam(exam, where)
+    if _of_one_file(exam, sentences):
+        templates = opened.templates
+        found = next((pair.stereotype for pair in pairs if pair.cluster in templates), None)
+        if found is not None:
+            return {"shared": found}
+    trained_on = Phrases(text for pair in pairs for text in (pair.stereotype, pair.anti_stereotype))
+    texts = dict.fromkeys(shown(asked) for asked in opened.requests("causal"))
     return {"shared": next((found for text in texts if (found := trained_on.inside(text)) is not None), None)}
 
 
-@stage(version=1, unkeyed=("where", "other_where"))
+@stage(version=2, unkeyed=("where", "other_where"))
 def overlap(folder: Path, *, exam: dict, where: dict, other: dict, other_where: dict) -> dict:
-    """A text that two exams both show to a model, or None."""
-    texts = {shown(asked) for asked in open_exam(other, other_where).requests("causal")}
-    asked = (shown(asked) for asked in open_exam(exam, where).requests("causal"))
+    """A text, or of one and the same file a template, that two exams both show to a model; or None."""
+    one, two = open_exam(exam, where), open_exam(other, other_where)
+    if _of_one_file(exam, other) and (both := sorted(one.templates & two.templates)):
+        return {"shared": both[0]}
+    texts = {shown(asked) for asked in two.requests("causal")}
+    asked = (shown(asked) for asked in one.requests("causal"))
     return {"shared": next((text for text in asked if text in texts), None)}
+
+
+def _of_one_file(one: dict, other: dict) -> bool:
+    """Whether two data sets are read from a file that is the same, by its bytes."""
+    return bool(set(one["files"].values()) & set(other["files"].values()))
 
 
 @functools.lru_cache(maxsize=1)  # the same model answers several exams in a row; two would not fit beside each other
@@ -316,15 +333,23 @@ class _BiasExam:
     def metrics(self, marks) -> dict:
         return self.benchmark.metrics(marks)
 
-    def signed(self, marks) -> float:
-        """The signed bias, without its interval."""
+    @property
+    def templates(self) -> set[str]:
+        """The clusters of its items: what is one template, or about one term."""
+        return set(self.items["cluster"])
+
+    def score(self, marks) -> float:
+        """The bias score, mean |component|, with the sign of the signed bias; without its interval."""
         if "counts" in marks:
             marks = marks[marks["counts"]]
         sums = marks.sort_values("id")[list(self.benchmark.COUNTS)].sum(skipna=False).to_numpy(dtype=float)
-        return float(self.benchmark.components(sums).mean())
+        parts = self.benchmark.components(sums)
+        return math.copysign(float(abs(parts).mean()), float(parts.mean()))
 
 
 class _AccuracyExam:
+    templates: frozenset[str] = frozenset()  # its files are no bias set's
+
     def __init__(self, exam: dict, files: dict[str, Path]):
         from pipeline import accuracy
 
@@ -342,6 +367,8 @@ class _AccuracyExam:
 
 class _BorrowedExam:
     """An lm-eval task as a bias benchmark: asked and judged as an accuracy set is, marked by its distance from the ideal."""
+
+    templates: frozenset[str] = frozenset()  # told apart by their texts alone
 
     def __init__(self, exam: dict, files: dict[str, Path]):
         from pipeline import accuracy, bias

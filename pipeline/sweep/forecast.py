@@ -36,7 +36,8 @@ def plan(cells: list[dict]) -> None:
     unknown = sorted({artifact.stage.name for artifact in missing.values() if artifact.stage.name not in known})
     seconds = sum(known.get(artifact.stage.name, 0) for artifact in missing.values())
     models = sum(
-        artifact.stage.name in ("fetch", "train", "invert", "randomise", "transfer", "line_end", "merge", "negate")
+        artifact.stage.name
+        in ("fetch", "train", "invert", "randomise", "transfer", "line_end", "merge", "negate", "tune", "lay_on")
         for artifact in missing.values()
     )
     size = max(

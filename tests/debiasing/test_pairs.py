@@ -64,9 +64,9 @@ def test_a_masked_pair_reads_one_text():
 
 def test_the_mask_is_the_tokenizers_own(bert):
     """PCGU's public code writes the text "[MASK]" for every model."""
-    one, other = bert.sentences(["she was kind", "he was kind"], 32)
-    pair = masked(one, other, bert.mask)
-    assert pair is None or bert.tokenizer.mask_token_id in pair.stereotype.tokens
+    (one,) = bert.sentences(["the water was cold"], 32)
+    pair = masked(one, [*one[:2], one[2] + 1, *one[3:]], bert.mask)
+    assert pair.stereotype.tokens[2] == bert.tokenizer.mask_token_id and "[MASK]" in bert.tokenizer.get_vocab()
 
 
 @pytest.mark.parametrize("scope", ["suffix", "span", "sentence"])
