@@ -49,7 +49,7 @@ def rows(tmp_path):
 
 
 def configured(place, limit=None, **given):
-    config = {"bias": SETTINGS | given, "data": str(place.parent), "limit": limit, "seed": 3}
+    config = {"bias": SETTINGS | given, "data": str(place.parent), "limit": limit, "half": None, "seed": 3}
     return config | {"store": str(place.parent.parent / "store")}
 
 
