@@ -47,6 +47,7 @@ def warnings(
         base_at_chance,
         no_bias_to_reduce,
         control,
+        control_of_debiasing,
         no_change,
         over_corrected,
         many_tests,
@@ -327,6 +328,40 @@ def control(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
                 head + "neither the bias-inverted donor nor a random direction of the same size changes the bias "
                 "measurably: no debiasing is shown."
             )
+    return sentences
+
+
+def control_of_debiasing(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
+    """Whether a debiasing does what a random direction of the same size (debias.control=true) does not."""
+    sentences = []
+    for panel, rows in panels(table):
+        tested: dict[str, list[Series]] = {}
+        for _, row in rows.iterrows():
+            if is_finished(row) and not is_base(row) and not truth(row["ruined"]):
+                tested.setdefault(text(row["debias"]), []).append(row)
+        for name in sorted(tested.keys() - {"", "none"}):
+            if name.endswith(" control"):
+                continue
+            cells, controls = tested[name], tested.get(f"{name} control", [])
+            shown, by_chance = (sum(stands(row, "bias_change") for row in each) for each in (cells, controls))
+            head = f"{panel_name(panel, table)}: {name} changes the bias measurably in {shown} of {len(cells)} cells, "
+            if not controls:
+                sentences.append(
+                    head + "and no control is in this sweep, so an effect may come from any change of the weights; add "
+                    "debias.control=false,true."
+                )
+            else:
+                sentences.append(
+                    head
+                    + f"a random direction of the same size in {by_chance} of {len(controls)}: "
+                    + (
+                        "no debiasing is shown."
+                        if not shown
+                        else "the effect cannot be put down to its direction."
+                        if by_chance
+                        else f"as far as {_items(cells[0])} can tell, the effect comes from the direction."
+                    )
+                )
     return sentences
 
 

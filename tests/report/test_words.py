@@ -69,6 +69,16 @@ def test_a_control_that_does_nothing_is_not_a_missing_effect():
     assert "did not change" not in said(cell(**CLEAR), cell(donor="random_direction", signed=0.2199))
 
 
+def test_a_debiasing_is_told_beside_its_control():
+    tuned = {"donor": "checkpoints", "debias": "pcgu"}
+    alone = said(cell(**tuned | CLEAR))
+    assert "pcgu changes the bias measurably in 1 of 1 cells, and no control" in alone
+    beside = said(cell(**tuned | CLEAR), cell(**tuned | {"debias": "pcgu control", "signed": 0.2201}))
+    assert "a random direction of the same size in 0 of 1: as far as" in beside
+    both = said(cell(**tuned | CLEAR), cell(**tuned | CLEAR | {"debias": "pcgu control"}))
+    assert "in 1 of 1: the effect cannot be put down to its direction" in both
+
+
 def test_ruined_cells_count_neither_as_effect_nor_as_over_correction():
     told = said(cell(signed=-0.15, ruined=True), cell(donor="random_direction", signed=0.21))
     assert "over-corrected" not in told and "comes from the direction" not in told
