@@ -1,6 +1,7 @@
 """Log-likelihoods of continuations under a causal language model, each distinct prefix computed once."""
 
 import copy
+import hashlib
 import itertools
 import logging
 import math
@@ -23,7 +24,7 @@ from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 log = logging.getLogger(__name__)
 
 # A number may not change unless this does: partial answers of another version are not taken up.
-VERSION = 2
+VERSION = 3
 # How far a packed log-likelihood may be from the plain one before packing is given up, in nats per token asked for.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 # Tokens in a batch of rows on a CPU: more do not make its matrix products faster, only the padding longer.
@@ -66,9 +67,9 @@ class CausalScorer(Scorer):
         # A layer's matrices cost about 24 H^2 operations a token (12 H^2 weights), attending to one token 4 H, at half
         # the speed.
         self.costs = trie.Costs(CPU_START if self.device.type == "cpu" else GPU_START, 1 / (3 * text.hidden_size))
-        # Depth and size of the rows tried so far, by what they need: keys and values that were kept, a mask, nothing.
-        # Whoever needs more stands for those who need less.
-        self._tried = dict.fromkeys(("stem", "mask", "nothing"), (0, 0))
+        # What is wrong with rows that were tried, by their content: it saves trials, and changes no outcome.
+        self._faults: dict[bytes, str] = {}
+        self._told: set[str] = set()
         self._past: tuple[trie.Stem, DynamicCache] = ((), DynamicCache())
 
     def refuse(self, requests: Sequence[Request]) -> None:
@@ -156,7 +157,8 @@ class CausalScorer(Scorer):
     def score_tokens(self, encoded: list[Encoded], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to requests in tokens, in their order."""
         packs = self._plan(encoded)
-        settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS)
+        shapes = [(sum(map(len, pack.stem)), pack.tokens_BN.shape, pack.masked) for pack in packs]
+        settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS, shapes)
         kept = Scratch(scratch, self.fingerprint(settings, encoded) if scratch else "")
         answers: list[Answer | None] = [None] * len(encoded)
         with self.within_memory():
@@ -166,42 +168,68 @@ class CausalScorer(Scorer):
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
-        """The packs of the requests, after a trial of the deepest and the largest row of each kind."""
-        rows = trie.rows(encoded, self.tokens_per_pack, self.horizon, self.costs)
+        """The packs of the requests, after a trial of the deepest and the largest row of each kind.
+
+        They depend on the set of the requests alone, not on what was asked before.
+        """
+        horizon, costs = self.horizon, self.costs
+        while True:
+            rows = trie.rows(encoded, self.tokens_per_pack, horizon, costs)
+            refused = self._refused(rows, encoded)
+            if refused == "stem":
+                costs = costs._replace(start=math.inf)
+            elif refused == "mask":
+                horizon = 0
+            else:
+                break
+        return trie.packs(
+            rows, min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
+        )
+
+    def _refused(self, rows: list[Row], encoded: list[Encoded]) -> str:
+        """What the model does not allow of the rows: "stem", "mask", or nothing. Raises ConfigError if not even chains."""
+        # By what they need: keys and values that were kept, with a mask or as a chain, a mask alone, nothing.
         groups = {
-            "stem": [row for row in rows if row.stem],
-            "mask": [row for row in rows if row.branched],
-            "nothing": [] if any(self._tried["nothing"]) else rows,
+            ("stem", True): [row for row in rows if row.stem and row.branched],
+            ("stem", False): [row for row in rows if row.stem and not row.branched],
+            ("mask", True): [row for row in rows if row.branched and not row.stem],
+            ("nothing", False): rows,
         }
+        masked = (0, 0)  # depth and size of what a branched row below a stem has shown of masks
         # A window that no setting names shows where the strangers between a token and its ancestors are many.
-        for kind, measure in itertools.product(groups, ("depth", "size")):
-            row = max(groups[kind], key=attrgetter(measure), default=None)
-            if row is None or (row.depth <= self._tried[kind][0] and row.size <= self._tried[kind][1]):
+        for ((kind, branched), group), measure in itertools.product(groups.items(), ("depth", "size")):
+            row = max(group, key=attrgetter(measure), default=None)
+            if row is None or (kind == "mask" and row.depth <= masked[0] and row.size <= masked[1]):
                 continue
-            fault = self._fault(row, encoded)
+            fault = self._tried(row, encoded)
             if fault and kind == "nothing":
                 raise ConfigError(
                     f"model.base cannot be scored: the head of a {type(self.model).__name__} alone does "
                     f"not give its logits ({fault})"
                 )
             if fault:
-                log.warning(
-                    "%s does not allow %s (%s): %s, which is slower",
-                    type(self.model).__name__,
-                    "keeping keys and values of shared beginnings" if kind == "stem" else "packed scoring",
-                    fault,
-                    "every pack reads them again" if kind == "stem" else "plain padded batches are used",
-                )
-                if kind == "stem":
-                    self.costs = self.costs._replace(start=math.inf)
-                else:
-                    self.horizon = 0
-                return self._plan(encoded)
-            for less in tuple(groups)[tuple(groups).index(kind) :]:
-                self._tried[less] = tuple(map(max, self._tried[less], (row.depth, row.size)))
-        return trie.packs(
-            rows, min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
-        )
+                if kind not in self._told:
+                    log.warning(
+                        "%s does not allow %s (%s): %s, which is slower",
+                        type(self.model).__name__,
+                        "keeping keys and values of shared beginnings" if kind == "stem" else "packed scoring",
+                        fault,
+                        "every pack reads them again" if kind == "stem" else "plain padded batches are used",
+                    )
+                self._told.add(kind)
+                return kind
+            if kind == "stem" and branched:
+                masked = tuple(map(max, masked, (row.depth, len(row.tokens))))
+            groups["nothing", False] = []  # whatever passed has shown that the head alone gives the logits
+        return ""
+
+    def _tried(self, row: Row, encoded: list[Encoded]) -> str:
+        """`_fault` of a row, found once for rows with the same content."""
+        content = (row.stem, row.tokens, row.ends, [(node, target) for _, node, target in row.asked])
+        key = hashlib.sha256(repr(content).encode()).digest()
+        if key not in self._faults:
+            self._faults[key] = self._fault(row, encoded)
+        return self._faults[key]
 
     def _fault(self, row: Row, encoded: list[Encoded]) -> str:
         """What is wrong with the answers of a row, against plain forward passes; empty if nothing is."""
