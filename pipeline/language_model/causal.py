@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # A number may not change unless this does: partial answers of another version are not taken up.
 VERSION = 3
 # How far a packed log-likelihood may be from the plain one before packing is given up, in nats per token asked for.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.01}
 # Tokens in a batch of rows on a CPU: more do not make its matrix products faster, only the padding longer.
 CPU_BATCH = 256
 # What the start of a forward pass costs, in tokens: matrix products with few rows are slow, on a GPU those with many too.
@@ -110,10 +110,10 @@ class CausalScorer(Scorer):
         writer = generation.Writer(self.model, self.tokenizer, self.tokens_per_pack)
         most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
         batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack, writer.kept, most)
-        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, most)
+        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, most, writer.ends)
         kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
         texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
-        with self.within_memory():
+        with self.within_memory(writer.kept):
             for request, sample, tokens, text in kept.rows(batches, len, writer.write, label, "text"):
                 texts[request][sample] = (tokens, text)
         answers = []
@@ -156,6 +156,12 @@ class CausalScorer(Scorer):
 
     def score_tokens(self, encoded: list[Encoded], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to requests in tokens, in their order."""
+        try:
+            return self._scored(encoded, label, scratch)
+        finally:
+            self._past = ((), DynamicCache())
+
+    def _scored(self, encoded: list[Encoded], label: str, scratch: Path | None) -> list[Answer]:
         packs = self._plan(encoded)
         shapes = [(sum(map(len, pack.stem)), pack.tokens_BN.shape, pack.masked) for pack in packs]
         settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS, shapes)
@@ -164,7 +170,6 @@ class CausalScorer(Scorer):
         with self.within_memory():
             for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
                 answers[request] = Answer(*answer)
-        self._past = ((), DynamicCache())
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
@@ -242,7 +247,8 @@ class CausalScorer(Scorer):
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         # The longest, and the one that has most strangers before it.
         for request in {max(packed, key=lambda request: len(encoded[request].inputs)), row.asked[-1][0]}:
-            plain = self._alone(encoded[request])
+            with self.within_memory():
+                plain = self._alone(encoded[request])
             allowed = TOLERANCE[self.model.dtype] * len(encoded[request].targets) + 1e-6 * abs(plain)
             # A model with nan in its weights answers nan either way, and that is no fault of the packing.
             if abs(packed[request] - plain) > allowed or math.isnan(packed[request]) != math.isnan(plain):
@@ -254,8 +260,10 @@ class CausalScorer(Scorer):
         """Log-likelihood by one plain forward pass of the whole model."""
         logits = self.model(torch.tensor([encoded.inputs], device=self.device), use_cache=False).logits
         targets = torch.tensor(encoded.targets, device=self.device)
-        logs = logits[0, -len(targets) :].double().log_softmax(-1)
-        return logs.gather(1, targets[:, None]).sum().item()
+        total, chunk = 0.0, max(1, LOGITS // logits.shape[-1])
+        for logits_PV, wanted in zip(logits[0, -len(targets) :].split(chunk), targets.split(chunk), strict=True):
+            total += logits_PV.double().log_softmax(-1).gather(1, wanted[:, None]).sum().item()
+        return total
 
     @torch.inference_mode()
     def _answer(self, pack: Pack) -> Part:
@@ -333,7 +341,9 @@ class CausalScorer(Scorer):
             cache = DynamicCache()
         elif shared < len(known):
             for layer in cache.layers:
-                layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+                if layer.keys is not None:  # a view would hold on to all that was cut off
+                    layer.keys = layer.keys[..., :length, :].clone(memory_format=torch.contiguous_format)
+                    layer.values = layer.values[..., :length, :].clone(memory_format=torch.contiguous_format)
         self._past = ((), DynamicCache())  # an error on the way leaves nothing half read
         for segment in stem[shared:]:
             self._body(trie.segment(segment, length), cache)

@@ -112,6 +112,30 @@ def test_a_model_that_forgets_stems_is_found_out(monkeypatch, solved, caplog):
     same(scorer, solved, answers)
 
 
+def test_no_stem_is_held_after_an_error(monkeypatch, solved):
+    scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
+    scorer.costs, answer = CHEAP, scorer._answer
+
+    def dies(pack):
+        answer(pack)
+        raise KeyboardInterrupt if scorer._past[0] else ValueError
+
+    monkeypatch.setattr(scorer, "_fault", lambda *_: "")
+    monkeypatch.setattr(scorer, "_answer", lambda pack: dies(pack) if pack.stem else answer(pack))
+    with pytest.raises(KeyboardInterrupt):
+        scorer.score(solved)
+    assert scorer._past[0] == ()
+
+
+def test_a_short_stem_does_not_hold_a_long_one():
+    scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
+    long = scorer._stem(((3, 4), tuple(range(5, 45))))
+    keys = long.layers[0].keys[..., :2, :].clone()
+    short = scorer._stem(((3, 4), (7,))).layers[0].keys
+    assert torch.equal(short[..., :2, :], keys)
+    assert short.untyped_storage().nbytes() == short.nbytes
+
+
 def test_a_stem_is_read_once(monkeypatch, solved):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
     scorer.costs, encoded = CHEAP, scorer.encoder.pairs(solved)
@@ -141,7 +165,13 @@ def test_bfloat16(requests, solved):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
 )
 def test_a_pack_without_memory_names_the_setting(monkeypatch, requests, error):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
@@ -221,7 +251,10 @@ def test_any_requests(pairs, bos, limit, costs, seed):
 def test_logits_in_pieces(monkeypatch, requests):
     scorer = CausalScorer(models.model("Gemma2"), models.tokenizer(), 256)
     whole = scorer.score(requests)
+    encoded = scorer.encoder.pairs(requests)
+    plain = [scorer._alone(each) for each in encoded]
     monkeypatch.setattr("pipeline.language_model.causal.LOGITS", 7 * 320)
+    assert [scorer._alone(each) for each in encoded] == pytest.approx(plain, abs=1e-9)
     pieces = scorer.score(requests)
     assert all(
         abs(one.loglikelihood - two.loglikelihood) < 1e-4 and one[1:] == two[1:]
