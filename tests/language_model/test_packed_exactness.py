@@ -164,6 +164,12 @@ def test_bfloat16(requests, solved):
         assert any(pack.masked for pack in scorer._plan(scorer.encoder.pairs(asked)))
 
 
+@pytest.mark.parametrize("name", ["GPTNeo", "Bloom", "Mpt"])
+def test_half_precision_hides_no_fault(name, requests):
+    scorer = CausalScorer(copy.deepcopy(models.model(name)).to(torch.bfloat16), models.tokenizer(), 256)
+    assert not any(pack.masked for pack in scorer._plan(scorer.encoder.pairs(requests)))
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -252,9 +258,9 @@ def test_logits_in_pieces(monkeypatch, requests):
     scorer = CausalScorer(models.model("Gemma2"), models.tokenizer(), 256)
     whole = scorer.score(requests)
     encoded = scorer.encoder.pairs(requests)
-    plain = [scorer._alone(each) for each in encoded]
+    plain = [scorer._alone(each)[0] for each in encoded]
     monkeypatch.setattr("pipeline.language_model.causal.LOGITS", 7 * 320)
-    assert [scorer._alone(each) for each in encoded] == pytest.approx(plain, abs=1e-9)
+    assert [scorer._alone(each)[0] for each in encoded] == pytest.approx(plain, abs=1e-9)
     pieces = scorer.score(requests)
     assert all(
         abs(one.loglikelihood - two.loglikelihood) < 1e-4 and one[1:] == two[1:]
