@@ -249,7 +249,7 @@ class CausalScorer(Scorer):
         except Exception as error:  # noqa: BLE001 - an architecture may refuse mask and positions in any way it likes
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         # The longest, and the one that has most strangers before it; in half precision some more.
-        exact = self.model.dtype == torch.float32
+        exact = self.model.dtype.itemsize >= 4
         tried = [max(packed, key=lambda request: len(encoded[request].inputs)), row.asked[-1][0]]
         tried += [] if exact else list(packed)[:: max(1, len(packed) // TRIED)]
         for request in dict.fromkeys(tried):
