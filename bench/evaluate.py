@@ -1,27 +1,32 @@
 """Evaluation: ours and lm-eval's `hf` backend on one model object, turn by turn. `make bench-eval` writes bench/README.md.
 
 python bench/evaluate.py                          all of it, about half an hour on two cores
-python bench/evaluate.py --only multirc,bbq       some sets
+python bench/evaluate.py --only "multirc,boolq, examples"    some sets; the README stays as it is, but with --write
 python bench/evaluate.py --limit 20               so many items of each
 python bench/evaluate.py --model qwen             another choice of conf/model, or a model's folder
 
-lm-eval's backend answers the same requests once at each of a few batch sizes, ours between two of them; its best and our
-median count. CPU seconds and wall time are of answering alone: one model is loaded for both. Memory is what the
+lm-eval's backend answers the same requests once at each of a few batch sizes, ours between two of them, three times at
+least; its best and our median count. CPU seconds and wall time are of answering alone: one model is loaded for both. Memory is what the
 process came to hold above what it held before. A machine's absolute times say little: read the ratios.
 """
 
 import argparse
+import contextlib
 import copy
+import ctypes
 import gc
 import logging
 import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import nn
@@ -36,8 +41,8 @@ from pipeline.store import Store
 
 README = Path(__file__).resolve().parent / "README.md"
 MARK = "<!-- make bench-eval -->"
-BATCHES = "1,4,16"
-WRITING = "16,64"
+BATCHES = (1, 4, 16, 64)  # that lm-eval's backend tries, up to the number of the requests
+TURNS = 3  # at least
 ALONE = 8  # requests of each set that are also asked one at a time
 
 # name -> (the words of a command line, the task where the set has several, items, how many times faster is wanted)
@@ -74,7 +79,8 @@ class Meter:
         self.inside = 0.0
         for module in (model, model.get_decoder()):
             module.register_forward_pre_hook(self._enter, with_kwargs=True)
-            module.register_forward_hook(self._leave)
+            # of a pass that raises, too: the trial of packing may
+            module.register_forward_hook(self._leave, always_call=True)
 
     def _enter(self, module, args, given):
         if not self.depth:
@@ -90,12 +96,19 @@ class Meter:
 
     def measure(self, work) -> tuple[Cost, list]:
         gc.collect()
+        _give_back()
         self.computed, self.inside = 0, 0.0
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before, cpu, wall = _memory("VmRSS"), time.process_time(), time.perf_counter()
         found = work()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         return Cost(cpu, wall, _memory("VmHWM") - before, self.inside, self.computed), found
+
+
+def _give_back() -> None:
+    """What was freed to the system, where the C library can: else it is used again, and no peak shows."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _memory(field: str) -> float:
@@ -137,12 +150,19 @@ def as_theirs(asked: Request) -> list[SimpleNamespace]:
     return [SimpleNamespace(args=(asked.prompt, settings)) for _ in range(asked.samples)]
 
 
-def theirs(scorer: Scorer, asked: list[Request], batch: int) -> list:
+def theirs(scorer: Scorer, asked: list[Request], batch: int) -> Callable[[], list]:
+    """What asks lm-eval's backend, ready to be timed."""
     prefix = scorer.encoder.prefix
     backend = HFLM(scorer.model, tokenizer=scorer.tokenizer, batch_size=batch, prefix_token_id=prefix)
     instances = [each for one in asked for each in as_theirs(one)]
     ask = backend.generate_until if isinstance(asked[0], Generate) else backend.loglikelihood
-    return ask(instances, disable_tqdm=True)
+    return partial(ask, instances, disable_tqdm=True)
+
+
+def sizes(count: int, given: str | None) -> list[int]:
+    """The batch sizes for so many requests."""
+    wanted = map(int, given.split(",")) if given else BATCHES
+    return sorted({min(size, count) for size in wanted})
 
 
 class Work(NamedTuple):
@@ -212,10 +232,11 @@ def _multiplies(module: nn.Module) -> bool:
 def compare(name: str, scorer: Scorer, meter: Meter, matrices: Matrices, asked: list[Request], batches) -> str:
     """One line of the table."""
     peaks, mine, others = [matrices.peak()], [], {}
-    for batch in batches:
+    for batch in [*batches, *[None] * (TURNS - len(batches))]:
         cost, answers = meter.measure(lambda: scorer.answer(asked, name))
         mine.append(cost)
-        others[batch], said = meter.measure(lambda batch=batch: theirs(scorer, asked, batch))
+        if batch:
+            others[batch], said = meter.measure(theirs(scorer, asked, batch))
         peaks.append(matrices.peak())
     ours = sorted(mine, key=lambda cost: cost.wall)[(len(mine) - 1) // 2]
     batch, best = min(others.items(), key=lambda item: item[1].wall)
@@ -264,7 +285,7 @@ def _difference(asked: list[Request], answers: list, said: list) -> str:
     if isinstance(asked[0], LogLikelihood):
         gaps = [abs(answer.loglikelihood - value) for answer, (value, _) in zip(answers, said, strict=True)]
         flags = sum(answer.greedy != greedy for answer, (_, greedy) in zip(answers, said, strict=True))
-        return f"{max(gaps):.0e}" + (f", {flags} greedy flags" if flags else "")
+        return _largest(gaps) + (f", {flags} greedy flags" if flags else "")
     if asked[0].temperature > 0:
         return "sampled"
     return f"{sum(answer.texts[0] != text for answer, text in zip(answers, said, strict=True))} texts of {len(asked)}"
@@ -281,7 +302,12 @@ def _from_alone(scorer: Scorer, asked: list[Request], answers: list) -> str:
         logits = scorer.model(torch.tensor([inputs], device=scorer.device)).logits[0, -len(targets) :]
         logs = logits.double().log_softmax(-1).cpu()[range(len(targets)), targets]
         gaps.append(abs(logs.sum().item() - answers[at].loglikelihood))
-    return f"{max(gaps):.0e}"
+    return _largest(gaps)
+
+
+def _largest(gaps: list[float]) -> str:
+    """nan where one is: `max` would pass over it."""
+    return f"{np.max(gaps):.0e}"
 
 
 def _row(*cells) -> str:
@@ -295,24 +321,47 @@ def model_of(name: str, store: str) -> tuple[Path, str | None]:
     return recipe.describe(config, Store(Path(store))).base.path, config["model"]["prefix_token"]
 
 
+def selected(only: str) -> list[str]:
+    """The sets that are named, with commas, which some names have too; all without. Raises ValueError for other names."""
+    if not only:
+        return list(SETS)
+    names, rest = set(), only
+    while rest:
+        # the longest first: "bbq, options listed" is not "bbq"
+        known = sorted((name for name in SETS if f"{rest},".startswith(f"{name},")), key=len)
+        if not known:
+            raise ValueError(f"--only should name some of {'; '.join(SETS)}, found {rest!r}")
+        names.add(known[-1])
+        rest = rest[len(known[-1]) + 1 :].strip()
+    return [name for name in SETS if name in names]
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", default="", help="sets, with commas; all of them without")
     options.add_argument("--limit", type=int, help="items of each set; each has its own number without")
     options.add_argument("--model", default="smollm2", help="a choice of conf/model, or a model's folder")
-    options.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options.add_argument("--threads", type=int, default=_cores())
     options.add_argument("--tokens-per-pack", type=int, default=2048, help="as machine.tokens_per_pack")
-    options.add_argument("--batches", default=BATCHES, help="batch sizes that lm-eval's backend tries to read")
-    options.add_argument("--writing", default=WRITING, help="batch sizes that it tries to write")
+    options.add_argument("--batches", help="batch sizes that lm-eval's backend tries, instead of some up to 64")
     options.add_argument(
         "--data", default=os.environ.get("PIPELINE_DATA"), help="folder of data sets; downloaded without"
     )
     options.add_argument("--store", default="runs/store", help="where a model that was fetched lies")
-    options.add_argument("--write", default=str(README), help="where the table goes")
+    options.add_argument(
+        "--write", help="where the table goes; without, bench/README.md if all is asked, else nowhere but here"
+    )
     chosen = options.parse_args()
-    names = [name for name in SETS if not chosen.only or name.split(",")[0] in chosen.only.split(",")]
-    if not names:
-        options.error(f"--only should name some of {', '.join(SETS)}, found {chosen.only}")
+    try:
+        names = selected(chosen.only)
+    except ValueError as error:
+        options.error(str(error))
+    target = chosen.write or ("" if chosen.only or chosen.limit else str(README))
 
     folder, prefix = model_of(chosen.model, chosen.store)
     scorer = load(folder, threads=chosen.threads, tokens_per_pack=chosen.tokens_per_pack, prefix_token=prefix)
@@ -329,19 +378,21 @@ def main() -> None:
     say(_row(*["---"] * len(HEADS)))
     for name in names:
         asked = requests_of(name, chosen.limit, chosen.data, chosen.store)
-        batches = chosen.writing if isinstance(asked[0], Generate) else chosen.batches
-        say(compare(name, scorer, meter, matrices, asked, [int(batch) for batch in batches.split(",")]))
+        count = sum(each.samples if isinstance(each, Generate) else 1 for each in asked)
+        say(compare(name, scorer, meter, matrices, asked, sizes(count, chosen.batches)))
+    if not target:
+        return
     limits = ", ".join(f"{name} {chosen.limit or SETS[name][2]}" for name in names)
-    write(Path(chosen.write), lines, chosen, limits, time.time() - started, matrices)
+    write(Path(target), lines, chosen, limits, time.time() - started, matrices)
 
 
 def write(file: Path, lines: list[str], chosen, limits: str, seconds: float, matrices: Matrices) -> None:
     words = (
         f"`{chosen.model}`, {(matrices.body + matrices.head) / 1e6:.0f} M parameters in matrices, in float32, written by "
-        f"`make bench-eval` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, {os.cpu_count()} cores, {chosen.threads} "
+        f"`make bench-eval` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, {_cores()} cores, {chosen.threads} "
         f"threads, {seconds / 60:.0f} minutes). Ours and lm-eval's `hf` backend answered the same requests with one model "
-        f"object, turn by turn: `hf` at batch sizes {chosen.batches} ({chosen.writing} where it writes), of which its best "
-        "counts, ours between them, of which the median counts, so that the trial of packing, once for a model, is left out. "
+        f"object, turn by turn: `hf` at batch sizes {chosen.batches or ','.join(map(str, BATCHES))}, clipped at the number of "
+        f"requests, of which its best counts, ours between them and {TURNS} times at least, of which the median counts, so that the trial of packing, once for a set, is left out. "
         "Computed are the positions that the model read, padding included. Of the peak: the operations "
         "that the distinct tokens need, head included where a logit is needed, over our wall time, against the best "
         "product of one of the model's matrices measured in the same minutes. Outside the model: tokenising, planning, "

@@ -1,6 +1,7 @@
 """Log-likelihoods of continuations under a causal language model, each distinct prefix computed once."""
 
 import copy
+import hashlib
 import itertools
 import logging
 import math
@@ -23,9 +24,12 @@ from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 log = logging.getLogger(__name__)
 
 # A number may not change unless this does: partial answers of another version are not taken up.
-VERSION = 2
+VERSION = 3
 # How far a packed log-likelihood may be from the plain one before packing is given up, in nats per token asked for.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+TOLERANCE = 1e-4
+# In half precision the rounding of the logits is allowed instead: above 16 it is 0.125 in bfloat16. A 135M model's answers
+# differ by up to half of it. A fault can hide in that, so that more requests of a row are looked at.
+TRIED = 8
 # Tokens in a batch of rows on a CPU: more do not make its matrix products faster, only the padding longer.
 CPU_BATCH = 256
 # What the start of a forward pass costs, in tokens: matrix products with few rows are slow, on a GPU those with many too.
@@ -66,9 +70,9 @@ class CausalScorer(Scorer):
         # A layer's matrices cost about 24 H^2 operations a token (12 H^2 weights), attending to one token 4 H, at half
         # the speed.
         self.costs = trie.Costs(CPU_START if self.device.type == "cpu" else GPU_START, 1 / (3 * text.hidden_size))
-        # Depth and size of the rows tried so far, by what they need: keys and values that were kept, a mask, nothing.
-        # Whoever needs more stands for those who need less.
-        self._tried = dict.fromkeys(("stem", "mask", "nothing"), (0, 0))
+        # What is wrong with rows that were tried, by their content: it saves trials, and changes no outcome.
+        self._faults: dict[bytes, str] = {}
+        self._told: set[str] = set()
         self._past: tuple[trie.Stem, DynamicCache] = ((), DynamicCache())
 
     def refuse(self, requests: Sequence[Request]) -> None:
@@ -109,10 +113,10 @@ class CausalScorer(Scorer):
         writer = generation.Writer(self.model, self.tokenizer, self.tokens_per_pack)
         most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
         batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack, writer.kept, most)
-        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, most)
+        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, most, writer.ends)
         kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
         texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
-        with self.within_memory():
+        with self.within_memory(writer.kept):
             for request, sample, tokens, text in kept.rows(batches, len, writer.write, label, "text"):
                 texts[request][sample] = (tokens, text)
         answers = []
@@ -155,53 +159,85 @@ class CausalScorer(Scorer):
 
     def score_tokens(self, encoded: list[Encoded], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to requests in tokens, in their order."""
+        try:
+            return self._scored(encoded, label, scratch)
+        finally:
+            self._past = ((), DynamicCache())
+
+    def _scored(self, encoded: list[Encoded], label: str, scratch: Path | None) -> list[Answer]:
         packs = self._plan(encoded)
-        settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS)
+        shapes = [(sum(map(len, pack.stem)), pack.tokens_BN.shape, pack.masked) for pack in packs]
+        settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS, shapes)
         kept = Scratch(scratch, self.fingerprint(settings, encoded) if scratch else "")
         answers: list[Answer | None] = [None] * len(encoded)
         with self.within_memory():
             for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
                 answers[request] = Answer(*answer)
-        self._past = ((), DynamicCache())
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
-        """The packs of the requests, after a trial of the deepest and the largest row of each kind."""
-        rows = trie.rows(encoded, self.tokens_per_pack, self.horizon, self.costs)
+        """The packs of the requests, after a trial of the deepest and the largest row of each kind.
+
+        They depend on the set of the requests alone, not on what was asked before.
+        """
+        horizon, costs = self.horizon, self.costs
+        while True:
+            rows = trie.rows(encoded, self.tokens_per_pack, horizon, costs)
+            refused = self._refused(rows, encoded)
+            if refused == "stem":
+                costs = costs._replace(start=math.inf)
+            elif refused == "mask":
+                horizon = 0
+            else:
+                break
+        return trie.packs(
+            rows, min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
+        )
+
+    def _refused(self, rows: list[Row], encoded: list[Encoded]) -> str:
+        """What the model does not allow of the rows: "stem", "mask", or nothing. Raises ConfigError if not even chains."""
+        # By what they need: keys and values that were kept, with a mask or as a chain, a mask alone, nothing.
         groups = {
-            "stem": [row for row in rows if row.stem],
-            "mask": [row for row in rows if row.branched],
-            "nothing": [] if any(self._tried["nothing"]) else rows,
+            ("stem", True): [row for row in rows if row.stem and row.branched],
+            ("stem", False): [row for row in rows if row.stem and not row.branched],
+            ("mask", True): [row for row in rows if row.branched and not row.stem],
+            ("nothing", False): rows,
         }
+        masked = (0, 0)  # depth and size of what a branched row below a stem has shown of masks
         # A window that no setting names shows where the strangers between a token and its ancestors are many.
-        for kind, measure in itertools.product(groups, ("depth", "size")):
-            row = max(groups[kind], key=attrgetter(measure), default=None)
-            if row is None or (row.depth <= self._tried[kind][0] and row.size <= self._tried[kind][1]):
+        for ((kind, branched), group), measure in itertools.product(groups.items(), ("depth", "size")):
+            row = max(group, key=attrgetter(measure), default=None)
+            if row is None or (kind == "mask" and row.depth <= masked[0] and row.size <= masked[1]):
                 continue
-            fault = self._fault(row, encoded)
+            fault = self._tried(row, encoded)
             if fault and kind == "nothing":
                 raise ConfigError(
                     f"model.base cannot be scored: the head of a {type(self.model).__name__} alone does "
                     f"not give its logits ({fault})"
                 )
             if fault:
-                log.warning(
-                    "%s does not allow %s (%s): %s, which is slower",
-                    type(self.model).__name__,
-                    "keeping keys and values of shared beginnings" if kind == "stem" else "packed scoring",
-                    fault,
-                    "every pack reads them again" if kind == "stem" else "plain padded batches are used",
-                )
-                if kind == "stem":
-                    self.costs = self.costs._replace(start=math.inf)
-                else:
-                    self.horizon = 0
-                return self._plan(encoded)
-            for less in tuple(groups)[tuple(groups).index(kind) :]:
-                self._tried[less] = tuple(map(max, self._tried[less], (row.depth, row.size)))
-        return trie.packs(
-            rows, min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
-        )
+                if kind not in self._told:
+                    log.warning(
+                        "%s does not allow %s (%s): %s, which is slower",
+                        type(self.model).__name__,
+                        "keeping keys and values of shared beginnings" if kind == "stem" else "packed scoring",
+                        fault,
+                        "every pack reads them again" if kind == "stem" else "plain padded batches are used",
+                    )
+                self._told.add(kind)
+                return kind
+            if kind == "stem" and branched:
+                masked = tuple(map(max, masked, (row.depth, len(row.tokens))))
+            groups["nothing", False] = []  # whatever passed has shown that the head alone gives the logits
+        return ""
+
+    def _tried(self, row: Row, encoded: list[Encoded]) -> str:
+        """`_fault` of a row, found once for rows with the same content."""
+        content = (row.stem, row.tokens, row.ends, [(node, target) for _, node, target in row.asked])
+        key = hashlib.sha256(repr(content).encode()).digest()
+        if key not in self._faults:
+            self._faults[key] = self._fault(row, encoded)
+        return self._faults[key]
 
     def _fault(self, row: Row, encoded: list[Encoded]) -> str:
         """What is wrong with the answers of a row, against plain forward passes; empty if nothing is."""
@@ -212,22 +248,33 @@ class CausalScorer(Scorer):
             raise
         except Exception as error:  # noqa: BLE001 - an architecture may refuse mask and positions in any way it likes
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        # The longest, and the one that has most strangers before it.
-        for request in {max(packed, key=lambda request: len(encoded[request].inputs)), row.asked[-1][0]}:
-            plain = self._alone(encoded[request])
-            allowed = TOLERANCE[self.model.dtype] * len(encoded[request].targets) + 1e-6 * abs(plain)
+        # The longest, and the one that has most strangers before it; in half precision some more.
+        exact = self.model.dtype.itemsize >= 4
+        tried = [max(packed, key=lambda request: len(encoded[request].inputs)), row.asked[-1][0]]
+        tried += [] if exact else list(packed)[:: max(1, len(packed) // TRIED)]
+        for request in dict.fromkeys(tried):
+            with self.within_memory():
+                plain, largest = self._alone(encoded[request])
+            allowed = TOLERANCE * len(encoded[request].targets) + 1e-6 * abs(plain)
+            if not exact:
+                allowed = torch.finfo(self.model.dtype).eps * largest
             # A model with nan in its weights answers nan either way, and that is no fault of the packing.
             if abs(packed[request] - plain) > allowed or math.isnan(packed[request]) != math.isnan(plain):
                 return f"{packed[request]:.6f} nats packed, {plain:.6f} alone"
         return ""
 
     @torch.inference_mode()
-    def _alone(self, encoded: Encoded) -> float:
-        """Log-likelihood by one plain forward pass of the whole model."""
+    def _alone(self, encoded: Encoded) -> tuple[float, float]:
+        """Log-likelihood by one plain forward pass of the whole model, and the sum of what each token's logits come to."""
         logits = self.model(torch.tensor([encoded.inputs], device=self.device), use_cache=False).logits
         targets = torch.tensor(encoded.targets, device=self.device)
-        logs = logits[0, -len(targets) :].double().log_softmax(-1)
-        return logs.gather(1, targets[:, None]).sum().item()
+        total, largest, chunk = 0.0, 0.0, max(1, LOGITS // logits.shape[-1])
+        for logits_PV, wanted in zip(logits[0, -len(targets) :].split(chunk), targets.split(chunk), strict=True):
+            logits_PV, wanted = logits_PV.double(), wanted[:, None]
+            total += logits_PV.log_softmax(-1).gather(1, wanted).sum().item()
+            # the best and the wanted one: others may be -inf
+            largest += torch.maximum(logits_PV.amax(-1).abs(), logits_PV.gather(1, wanted)[:, 0].abs()).sum().item()
+        return total, largest
 
     @torch.inference_mode()
     def _answer(self, pack: Pack) -> Part:
@@ -305,7 +352,9 @@ class CausalScorer(Scorer):
             cache = DynamicCache()
         elif shared < len(known):
             for layer in cache.layers:
-                layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+                if layer.keys is not None:  # a view would hold on to all that was cut off
+                    layer.keys = layer.keys[..., :length, :].clone(memory_format=torch.contiguous_format)
+                    layer.values = layer.values[..., :length, :].clone(memory_format=torch.contiguous_format)
         self._past = ((), DynamicCache())  # an error on the way leaves nothing half read
         for segment in stem[shared:]:
             self._body(trie.segment(segment, length), cache)

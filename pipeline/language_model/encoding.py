@@ -1,7 +1,7 @@
 """Text to tokens, by the rules of lm-eval's HFLM, so that our numbers are those of its tables."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.language_model.trie import Encoded
@@ -14,7 +14,7 @@ class Encoder:
 
     Spaces at the end of the context belong to the continuation. The pair is tokenised as one text and cut where the
     tokens of the context alone end. The tokenizer's own habit decides about a BOS; a text that begins with the prefix
-    token gets no second one. An empty context is the prefix token. What exceeds the model's limit is cut off at the
+    token, or a prompt to go on with that begins with BOS, gets no second one. An empty context is the prefix token. What exceeds the model's limit is cut off at the
     left, with one warning that counts.
 
     tokenizer     a transformers tokenizer
@@ -82,7 +82,7 @@ class Encoder:
         Raises ConfigError where what is to be written leaves no room for a prompt.
         Reference: lm-eval 0.4.13, `HFLM.generate_until`, `HFLM.tok_batch_encode`.
         """
-        table = self._table(text for text, _ in asked)
+        table = self._table((text for text, _ in asked), opening=self.tokenizer.bos_token or "")
         result, cut = [], 0
         for text, room in asked:
             if room >= self.length:
@@ -114,14 +114,19 @@ class Encoder:
             )
         return self.prefix
 
-    def _table(self, texts: Iterator[str], special: bool = True) -> dict[str, tuple[int, ...]]:
-        """Each distinct text with its tokens."""
+    def _table(
+        self, texts: Iterable[str], special: bool = True, opening: str | None = None
+    ) -> dict[str, tuple[int, ...]]:
+        """Each distinct text with its tokens.
+
+        special  let the tokenizer add its special tokens, but to a text that begins with `opening`
+        opening  the prefix token without; empty for none
+        """
+        opening = self.prefix_text if opening is None else opening
         table: dict[str, tuple[int, ...]] = {}
         wanted = dict.fromkeys(texts)
         for begun in (False, True):
-            group = [
-                text for text in wanted if begun == (self.prefix_text is not None and text.startswith(self.prefix_text))
-            ]
+            group = [text for text in wanted if begun == bool(opening and text.startswith(opening))]
             if group:
                 ids = self.tokenizer(
                     group,

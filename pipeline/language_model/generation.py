@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from pipeline.errors import CheckpointError, ConfigError
@@ -26,12 +26,14 @@ from pipeline.requests import Generate
 log = logging.getLogger(__name__)
 
 # A text may not change unless this does: partial answers of another version are not taken up.
-VERSION = 2
+VERSION = 3
 # How many tokens longer than the shortest prompt of a batch another may be, at least. They cost a step each, but up to
-# as many as are to be written they are read in the steps in which the others write.
-SLACK = 16
+# as many as are to be written, or MOST_SLACK, they are read in the steps in which the others write.
+SLACK, MOST_SLACK = 16, 64
 # Packs whose keys and values may be kept at a time; no more than take the memory of the weights, but one in any case.
 KEPT = 8
+# Layers of a cache that hold keys and values and nothing else; those derived from them hold more.
+JOINABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 # Probabilities alive at a time: 32 MB in float64, and as much for each step of the sampling.
 PROBABILITIES = 2**22
 
@@ -92,7 +94,7 @@ def batches(sorted_lines: list[Line], limit: int, kept: int, most: int) -> list[
                 f"set machine.tokens_per_pack to {width * beams} or more"
             )
         batch = made[-1] if made else []
-        slack = 0 if beams > 1 else max(SLACK, line.asked.max_tokens)
+        slack = 0 if beams > 1 else max(SLACK, min(line.asked.max_tokens, MOST_SLACK))
         room = limit if beams > 1 else kept
         if (
             batch
@@ -166,7 +168,7 @@ class Writer:
         with torch.inference_mode():
             _, cache = self._step([(0,)], {})
         (layers,) = (getattr(kept, "layers", ()) for kept in cache.values())
-        if not layers or not all(isinstance(layer, DynamicLayer) for layer in layers):
+        if not layers or not all(type(layer) in JOINABLE for layer in layers):
             return self.limit
         token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
         weights = sum(weight.nbytes for weight in self.model.parameters())
@@ -218,6 +220,8 @@ class Writer:
         for first, *others in zip(*(cache.layers for cache in caches), strict=True):
             first.keys = torch.cat([first.keys, *(layer.keys for layer in others)])
             first.values = torch.cat([first.values, *(layer.values for layer in others)])
+            for layer in others:  # or all would be held twice
+                layer.keys = layer.values = None
         return torch.cat([logits_AV for logits_AV, _ in parts]), parts[0][1]
 
     def _step(self, tokens: list[tuple[int, ...]], cache: dict) -> tuple[torch.Tensor, dict]:

@@ -1,11 +1,16 @@
 """Our models behind lm-eval's `LM` interface, and answers that were given before behind the same interface."""
 
+import logging
+
+from jinja2 import TemplateError
 from lm_eval.api.model import LM
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.harness_requests import generation
 from pipeline.language_model.scorer import Scorer
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling, request
+
+log = logging.getLogger(__name__)
 
 
 class HarnessLM(LM):
@@ -36,14 +41,20 @@ class HarnessLM(LM):
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as the text that the model reads; it opens with its own BOS, and gets no second one.
 
+        A template that refuses a system message gets the others, with a warning.
         add_generation_prompt  end with the opening of an answer; else the last message is left open, to be continued
         """
-        return self.scorer.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        settings = {
+            "tokenize": False,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+        }
+        try:
+            return self.scorer.tokenizer.apply_chat_template(chat_history, **settings)
+        except TemplateError as error:
+            log.warning("the chat template refuses a conversation (%s): it is tried without the system message", error)
+            others = [message for message in chat_history if message["role"] != "system"]
+            return self.scorer.tokenizer.apply_chat_template(others, **settings)
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, greedy) of each continuation."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConfigError, DataError, SourceError
-from pipeline.language_model.causal import CPU_BATCH, LOGITS, TOLERANCE, length_limit
+from pipeline.language_model.causal import CPU_BATCH, LOGITS, length_limit
 from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # A number may not change unless this does: partial answers of another version are not taken up.
 VERSION = 1
+# How far a log-probability in a batch may be from the one alone before batches are given up, in nats.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 class Text(NamedTuple):

@@ -8,9 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import transformers
 
 from pipeline.errors import ConfigError
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
+
+# What a failed allocation says of itself where it comes as a plain RuntimeError: on a CPU, by CUDA, by its libraries.
+NO_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 class Scorer:
@@ -68,23 +72,28 @@ class Scorer:
         raise NotImplementedError
 
     @contextmanager
-    def within_memory(self):
-        """Raises ConfigError, which names the setting, where what is read does not fit into the memory."""
+    def within_memory(self, tokens: int | None = None):
+        """Raises ConfigError, which names the setting, where what is read does not fit into the memory.
+
+        tokens  in a batch, at most; tokens_per_pack without
+        """
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(
-                error
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
+                sign in str(error) for sign in NO_MEMORY
             ):
                 raise
             raise ConfigError(
-                f"a pack of up to {self.tokens_per_pack} tokens should fit into the memory of {self.device}, and does not: "
+                f"a pack of up to {tokens or self.tokens_per_pack} tokens should fit into the memory of {self.device}, and does not: "
                 "set machine.tokens_per_pack to less"
             ) from error
 
     def fingerprint(self, settings: tuple, asked: Iterable[tuple]) -> str:
         """Of all that answers depend on: what is asked, the settings that shape it, the model, the machine."""
-        known = (torch.__version__, self.device.type, str(self.model.dtype), torch.get_num_threads(), self._digest)
+        attention = self.model.config._attn_implementation
+        versions = (torch.__version__, transformers.__version__)
+        known = (versions, self.device.type, str(self.model.dtype), attention, torch.get_num_threads(), self._digest)
         digest = hashlib.sha256(repr((*settings, *known)).encode())
         for each in asked:
             digest.update(repr(tuple(each)).encode())

@@ -56,9 +56,10 @@ WINDOWED = {
         "initializer_range": 0.25,
     },
 }
-# Positions come from somewhere else, or the past is a state: never packed.
+# Positions come from somewhere else, or the past is a state: never packed. MPT takes mask and positions without a word.
 PADDED = {
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.25},
+    "Mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 96, "initializer_range": 0.25},
     "Mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.25},
 }
 ALL = PACKED | WINDOWED | PADDED

@@ -210,6 +210,46 @@ def test_batches_are_bounded_and_hold_like_lengths():
     assert sum(map(len, batches)) == 5 * len(PROMPTS) + len(PROMPTS)
 
 
+def test_far_longer_prompts_are_read_apart():
+    asked = [greedy("", max_tokens=400)] * 2
+    lines = generation.lines([(2,) * 10, (2,) * (11 + generation.MOST_SLACK)], asked)
+    assert len(generation.batches(lines, 1000, 4000, 8)) == 2
+    lines = generation.lines([(2,) * 10, (2,) * (10 + generation.MOST_SLACK)], asked)
+    assert len(generation.batches(lines, 1000, 4000, 8)) == 1
+
+
+def test_caches_that_hold_more_than_keys_are_not_joined(monkeypatch):
+    from transformers.cache_utils import DynamicLayer
+
+    class More(DynamicLayer):
+        pass
+
+    step = generation.Writer._step
+
+    def other(self, tokens, cache):
+        logits, kept = step(self, tokens, cache)
+        for one in kept.values():
+            one.layers[0].__class__ = More
+        return logits, kept
+
+    ours = scorer(limit=64)
+    assert generation.Writer(ours.model, ours.tokenizer, 64).kept > 64
+    monkeypatch.setattr(generation.Writer, "_step", other)
+    assert generation.Writer(ours.model, ours.tokenizer, 64).kept == 64
+
+
+def test_a_batch_without_memory_names_its_tokens(monkeypatch):
+    ours = scorer(limit=64)
+    kept = generation.Writer(ours.model, ours.tokenizer, 64).kept
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generation.Writer, "_begin", full)
+    with pytest.raises(ConfigError, match=f"up to {kept} tokens"):
+        ours.answer([greedy("The rain", max_tokens=4)])
+
+
 def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch, caplog):
     asked = [Generate(prompt, 3, 12, temperature=2.0) for prompt in PROMPTS] + [
         LogLikelihood("The rain", " stopped"),

@@ -207,6 +207,28 @@ def test_chat_template(bos, opened, reference):
     assert ours.generate_until(instances([(text, GREEDY)])) == expected
 
 
+def test_a_template_that_refuses_a_system_message(reference, caplog):
+    theirs = reference("Llama")
+    theirs.tokenizer = copy.deepcopy(theirs.tokenizer)
+    theirs.tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+    )
+    ours = HarnessLM(CausalScorer(models.model("Llama"), theirs.tokenizer, 512))
+    chat = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "The rain"}]
+    assert ours.apply_chat_template(chat) == theirs.apply_chat_template(chat) == "<s>[user] The rain</s>[assistant] "
+    assert "no system role" in caplog.text
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_prompt_that_begins_with_another_prefix_token(bos, reference):
+    """HFLM asks prompts for the tokenizer's BOS, contexts for the prefix token."""
+    theirs, asked = reference("Llama", bos, prefix_token_id=1), ["</s>At the end", "<s>At the end"]
+    expected = [theirs.generate_until(instances([(text, dict(GREEDY))]), disable_tqdm=True)[0] for text in asked]
+    ours = CausalScorer(models.model("Llama"), models.tokenizer(bos), 512, prefix_token="</s>")
+    assert HarnessLM(ours).generate_until(instances([(text, GREEDY) for text in asked])) == expected
+    assert [tokens[:2] == (0, 1) for tokens in ours.encoder.prompts([(text, 8) for text in asked])] == [bos, False]
+
+
 def test_a_tokenizer_without_a_chat_template():
     ours = HarnessLM(CausalScorer(models.model("Llama"), models.tokenizer(), 64))
     assert ours.chat_template(False) == ""

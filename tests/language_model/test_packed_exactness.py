@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.language_model import trie
 from pipeline.language_model.causal import CausalScorer
-from pipeline.language_model.trie import Costs
+from pipeline.language_model.trie import Costs, Encoded
 
 
 def same(scorer, requests, answers):
@@ -55,6 +56,42 @@ def test_stems_of_every_architecture(name, costs, solved):
         assert any(one == two for one, two in itertools.pairwise(stems)) == (costs == SHARED)
 
 
+def test_chains_below_stems_say_nothing_of_masks(caplog):
+    """MPT counts its distances in the keys that are there: right for a chain after its stem, wrong in a trie."""
+    drawn = random.Random(0)
+    stem, begun = drawn.choices(range(2, 320), k=60), drawn.choices(range(2, 320), k=8)
+    asked = [Encoded((*stem, at, *drawn.choices(range(2, 320), k=24)), (3, 4)) for at in (10, 20, 30, 40)]
+    asked += [Encoded((*begun, at, *drawn.choices(range(2, 320), k=2)), (5,)) for at in (10, 20, 30)]
+    scorer = CausalScorer(models.model("Mpt"), models.tokenizer(), 256)
+    scorer.costs = Costs(start=4, attention=0.01)
+    rows = trie.rows(asked, 256, math.inf, scorer.costs)
+    below, tries = [row for row in rows if row.stem], [row for row in rows if row.branched]
+    assert below and not any(row.branched for row in below)
+    assert tries and all(row.size < below[0].size for row in tries)
+    for one, answer in zip(asked, scorer.score_tokens(asked), strict=True):
+        logs = scorer.model(torch.tensor([one.inputs])).logits[0, -len(one.targets) :].double().log_softmax(-1)
+        assert abs(answer.loglikelihood - logs[range(len(one.targets)), one.targets].sum().item()) <= 1e-4
+    assert "packed scoring" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mpt", "GPTNeo"])
+def test_what_was_asked_before_changes_no_bit(name, requests, solved):
+    """One scorer for two exams, in either order: the answers of fresh ones."""
+    # in `easy`, nothing branches before a model's window ends
+    easy = [("The rain", " stopped a little before noon"), ("At the end", " of"), ("At the end", " of the street")]
+
+    def made():
+        scorer = CausalScorer(models.model(name), models.tokenizer(), 256)
+        scorer.costs = CHEAP
+        return scorer
+
+    fresh = [made().score(asked) for asked in (requests, easy, solved)]
+    for order in itertools.permutations(range(3)):
+        scorer = made()
+        for number in order:
+            assert scorer.score((requests, easy, solved)[number]) == fresh[number]
+
+
 def test_a_model_that_forgets_stems_is_found_out(monkeypatch, solved, caplog):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
     scorer.costs, body = CHEAP, scorer.body.forward
@@ -73,6 +110,30 @@ def test_a_model_that_forgets_stems_is_found_out(monkeypatch, solved, caplog):
     assert "packed scoring" not in caplog.text
     monkeypatch.undo()
     same(scorer, solved, answers)
+
+
+def test_no_stem_is_held_after_an_error(monkeypatch, solved):
+    scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
+    scorer.costs, answer = CHEAP, scorer._answer
+
+    def dies(pack):
+        answer(pack)
+        raise KeyboardInterrupt if scorer._past[0] else ValueError
+
+    monkeypatch.setattr(scorer, "_fault", lambda *_: "")
+    monkeypatch.setattr(scorer, "_answer", lambda pack: dies(pack) if pack.stem else answer(pack))
+    with pytest.raises(KeyboardInterrupt):
+        scorer.score(solved)
+    assert scorer._past[0] == ()
+
+
+def test_a_short_stem_does_not_hold_a_long_one():
+    scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
+    long = scorer._stem(((3, 4), tuple(range(5, 45))))
+    keys = long.layers[0].keys[..., :2, :].clone()
+    short = scorer._stem(((3, 4), (7,))).layers[0].keys
+    assert torch.equal(short[..., :2, :], keys)
+    assert short.untyped_storage().nbytes() == short.nbytes
 
 
 def test_a_stem_is_read_once(monkeypatch, solved):
@@ -100,11 +161,23 @@ def test_bfloat16(requests, solved):
         for request, answer in zip(asked, scorer.score(asked), strict=True):
             value, _ = models.alone(scorer, *request)
             assert abs(answer.loglikelihood - value) <= 1e-2 * answer.tokens + 1e-2 * abs(value)
-    assert scorer.horizon > 96
+        assert any(pack.masked for pack in scorer._plan(scorer.encoder.pairs(asked)))
+
+
+@pytest.mark.parametrize("name", ["GPTNeo", "Bloom", "Mpt"])
+def test_half_precision_hides_no_fault(name, requests):
+    scorer = CausalScorer(copy.deepcopy(models.model(name)).to(torch.bfloat16), models.tokenizer(), 256)
+    assert not any(pack.masked for pack in scorer._plan(scorer.encoder.pairs(requests)))
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
 )
 def test_a_pack_without_memory_names_the_setting(monkeypatch, requests, error):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
@@ -184,7 +257,10 @@ def test_any_requests(pairs, bos, limit, costs, seed):
 def test_logits_in_pieces(monkeypatch, requests):
     scorer = CausalScorer(models.model("Gemma2"), models.tokenizer(), 256)
     whole = scorer.score(requests)
+    encoded = scorer.encoder.pairs(requests)
+    plain = [scorer._alone(each)[0] for each in encoded]
     monkeypatch.setattr("pipeline.language_model.causal.LOGITS", 7 * 320)
+    assert [scorer._alone(each)[0] for each in encoded] == pytest.approx(plain, abs=1e-9)
     pieces = scorer.score(requests)
     assert all(
         abs(one.loglikelihood - two.loglikelihood) < 1e-4 and one[1:] == two[1:]

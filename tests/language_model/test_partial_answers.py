@@ -9,6 +9,7 @@ import architectures as models
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.language_model import scorer as scorer_module
 from pipeline.language_model.causal import CausalScorer
 from pipeline.language_model.trie import Costs
 
@@ -116,6 +117,15 @@ def test_answers_of_other_requests_weights_or_limits_are_not_taken(scorer, count
         with caplog.at_level(logging.WARNING):
             assert other.score(asked, scratch=tmp_path) == other.score(asked)
         assert "holds answers of other requests, limits or weights" in caplog.text
+
+
+def test_the_fingerprint_knows_versions_and_attention(scorer, monkeypatch):
+    found = {scorer.fingerprint((), [])}
+    monkeypatch.setattr(scorer.model.config, "_attn_implementation_internal", "eager")
+    found.add(scorer.fingerprint((), []))
+    monkeypatch.setattr(scorer_module.transformers, "__version__", "0.0")
+    found.add(scorer.fingerprint((), []))
+    assert len(found) == 3
 
 
 def test_an_index_that_cannot_be_read(scorer, counted, requests, tmp_path):
