@@ -7,7 +7,6 @@ The result goes into bench/README.md.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -157,8 +156,11 @@ def write(folder: Path, turns: dict[str, list[float]], memory: dict[str, dict[st
         f"The loop takes {loop[0] / choice[0]:.1f} times the CPU seconds for the choice, and {(passes[0] + loop[0]) / step[0]:.1f} times "
         "for the whole step (wanted: 5).",
         "Peak memory of a process, read in pairs of 2: "
-        + ", ".join(f"{name.replace('_', ' ')} {found['peak']:.0f} MB" for name, found in memory.items())
-        + " (`weights` loads the model and does nothing; files of low memory count while they are mapped).",
+        + ", ".join(
+            f"{name.replace('_', ' ')} {found['peak']:.0f} MB (mapped files, at the end: {found['files']:.0f} MB)"
+            for name, found in memory.items()
+        )
+        + ". `weights` loads the model and does nothing more; what is mapped the system may take back.",
         "",
     ]
     page = ROOT / "bench" / "README.md"
@@ -168,16 +170,20 @@ def write(folder: Path, turns: dict[str, list[float]], memory: dict[str, dict[st
 
 
 def peak(folder: Path, kind: str) -> dict[str, float]:
-    """Peak anonymous memory of two steps, in MB."""
+    """Peak memory of the process in MB, of two steps, and of the weights alone.
+
+    With low_memory the mapped files count as long as the system leaves them in the memory.
+    """
     scorer, pairs, method = ready(folder, low_memory=kind == "low_memory", micro_batch=2)
+    # from here on: loading is not what is measured, and a process begins with the peak of the one that started it
+    Path("/proc/self/clear_refs").write_text("5")
     if kind != "weights":
         for _ in range(2):
             method.step(pairs)
-    status = Path("/proc/self/status").read_text()
-    anonymous = int(status.split("RssAnon:")[1].split()[0]) / 1024
-    high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    high, files = (int(told[name].split()[0]) / 1024 for name in ("VmHWM", "RssFile"))
     weights = sum(p.numel() * p.element_size() for p in scorer.model.parameters()) / 2**20
-    return {"anonymous": anonymous, "peak": high, "weights": weights}
+    return {"peak": high, "files": files, "weights": weights}
 
 
 if __name__ == "__main__":
