@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -155,12 +156,9 @@ def write(folder: Path, turns: dict[str, list[float]], memory: dict[str, dict[st
         "",
         f"The loop takes {loop[0] / choice[0]:.1f} times the CPU seconds for the choice, and {(passes[0] + loop[0]) / step[0]:.1f} times "
         "for the whole step (wanted: 5).",
-        "Peak memory of a process, read in pairs of 2: "
-        + ", ".join(
-            f"{name.replace('_', ' ')} {found['peak']:.0f} MB (mapped files, at the end: {found['files']:.0f} MB)"
-            for name, found in memory.items()
-        )
-        + ". `weights` loads the model and does nothing more; what is mapped the system may take back.",
+        "Most anonymous memory of a process, pairs read two at a time: "
+        + ", ".join(f"{name.replace('_', ' ')} {found['peak']:.0f} MB" for name, found in memory.items())
+        + " (`weights` loads the model, whose file is mapped in part, and does no more).",
         "",
     ]
     page = ROOT / "bench" / "README.md"
@@ -170,20 +168,31 @@ def write(folder: Path, turns: dict[str, list[float]], memory: dict[str, dict[st
 
 
 def peak(folder: Path, kind: str) -> dict[str, float]:
-    """Peak memory of the process in MB, of two steps, and of the weights alone.
+    """The most anonymous memory of the process in MB, of two steps or of the weights alone; looked at every 10 ms.
 
-    With low_memory the mapped files count as long as the system leaves them in the memory.
+    What lies in mapped files is not anonymous: the system may take that back when it needs the room.
     """
     scorer, pairs, method = ready(folder, low_memory=kind == "low_memory", micro_batch=2)
-    # from here on: loading is not what is measured, and a process begins with the peak of the one that started it
-    Path("/proc/self/clear_refs").write_text("5")
+    seen, done = [anonymous()], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.01):
+            seen.append(anonymous())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
     if kind != "weights":
         for _ in range(2):
             method.step(pairs)
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    high, files = (int(told[name].split()[0]) / 1024 for name in ("VmHWM", "RssFile"))
+    done.set()
+    watcher.join()
     weights = sum(p.numel() * p.element_size() for p in scorer.model.parameters()) / 2**20
-    return {"peak": high, "files": files, "weights": weights}
+    return {"peak": max(seen), "weights": weights}
+
+
+def anonymous() -> float:
+    """Anonymous memory of this process now, in MB."""
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":
