@@ -149,7 +149,7 @@ def leaks(cell, *overrides) -> recipe.Cell:
             r"what debias\.data trains on.*debias\.half=tuning, half=reporting",
         ),
         (("bias=bbq", "debias.data=bbq"), r"bias=bbq should share no text with what debias\.data trains on"),
-        (("bias=bbq", "bias.options=true", "debias.select_on=bbq"), r"what debias\.select_on chooses by"),
+        (("bias=pocket_bbq", "bias.options=true", "debias.select_on=pocket_bbq"), r"what debias\.select_on chooses by"),
         (
             ("debias.data=crows_pairs", "debias.select_on=crows_pairs"),
             r"debias\.select_on should share no text with what debias\.data trains on",
