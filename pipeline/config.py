@@ -264,8 +264,12 @@ def debias_method(unit: dict) -> dict:
 
 
 def debias_name(unit: dict) -> str:
-    """What the table calls a debiasing: its name, and whether it is the control of that name."""
-    return f"{unit['name']} control" if unit.get("control") else unit["name"]
+    """What the table calls a debiasing: its title where its YAML is another one's with other settings, or its name.
+
+    Of a control with the word behind it.
+    """
+    name = unit.get("title", unit["name"])
+    return f"{name} control" if unit.get("control") else name
 
 
 def debiasing(name: str, changed: dict) -> dict:
@@ -329,7 +333,7 @@ def _look_up(config: dict, key: str):
         if not isinstance(part, dict) or step not in part:
             raise ConfigError(f"exclude should name keys of the configuration, found {key!r}; change exclude=")
         part = part[step]
-    return part["name"] if isinstance(part, dict) and "name" in part else part
+    return part.get("title", part["name"]) if isinstance(part, dict) and "name" in part else part
 
 
 def _same(came, wanted) -> bool:

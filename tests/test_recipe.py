@@ -7,6 +7,7 @@ import math
 import pytest
 
 from pipeline import recipe, sweep
+from pipeline.config import debias_name
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.recipe import early
 from pipeline.store import Store
@@ -159,6 +160,23 @@ def leaks(cell, *overrides) -> recipe.Cell:
 def test_what_is_tuned_or_chosen_on_is_not_reported(cell, overrides, words, real_data):
     with pytest.raises(DataError, match=words):
         recipe.refuse_leaks(leaks(cell, "limit=null", f"data={real_data}", *overrides))
+
+
+def test_what_chooses_is_not_tuned_on_without_an_evaluation_either(cell, real_data):
+    described = cell(
+        *TUNED,
+        "stages=[fetch,debias]",
+        f"data={real_data}",
+        "debias.data=crows_pairs",
+        "debias.select_on=crows_pairs",
+    )
+    with pytest.raises(DataError, match=r"debias\.select_on should share no text with what debias\.data trains on"):
+        early.refuse_early(described)
+
+
+def test_two_yamls_of_one_method_have_two_names(cell):
+    names = {name: cell("merge=keep", f"debias={name}") for name in ("pcgu", "pcgu_stereoset")}
+    assert all(debias_name(described.config["debias"]) == name for name, described in names.items())
 
 
 @pytest.mark.parametrize(

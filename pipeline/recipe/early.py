@@ -43,9 +43,17 @@ def refuse_early(cell: Cell) -> None:
     _refuse_tuning(cell)
     if "evaluate" in config["stages"]:
         _refuse_exams(cell)
-        for artifact in cell.leaks.values():
+    for (_, judged), artifact in cell.leaks.items():
+        # between what is tuned on and what chooses the epoch it counts without an evaluation too
+        if "evaluate" in config["stages"] or (judged.endswith("select_on") and _made(cell, judged)):
             cell.store.build(artifact)
-        refuse_leaks(cell)
+    refuse_leaks(cell)
+
+
+def _made(cell: Cell, key: str) -> bool:
+    """Whether the stages of the cell make what a key of the donor or the debiasing belongs to."""
+    makes = {"debias": {"debias", "evaluate"}, "donor": {"donor", "merge", "debias", "evaluate"}}
+    return bool(makes[key.partition(".")[0]] & set(cell.config["stages"]))
 
 
 def _refuse_family(cell: Cell) -> None:
@@ -73,8 +81,8 @@ def _refuse_tuning(cell: Cell) -> None:
     from pipeline.language_model.load import family_of
 
     config = cell.config
-    for unit in units_on_data(config).values():
-        if "select_on" not in unit:
+    for group, unit in units_on_data(config).items():
+        if "select_on" not in unit or not _made(cell, group):
             continue
         family, module = family_of(cell.base.path), debiasing.load(unit["name"])
         debiasing.settings(configuration.debias_method(unit))

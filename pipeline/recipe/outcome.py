@@ -129,7 +129,12 @@ def _of_tuning(config: dict, group: str, tuned: Artifact) -> list[str]:
     """What a tuning on pairs came to, in words, where it is not what one would expect."""
     name, summary, selection = tuned.inputs["method"]["name"], tuned.summary, tuned.inputs["selection"]
     notes = []
-    if selection and summary["epoch"] == 0:
+    if selection and summary["dev_bias_before"] != summary["dev_bias_before"]:
+        notes.append(
+            f"{group}={name}: the bias on {selection['exam']['name']} is undefined for the model as it came in, so the epoch was "
+            f"not chosen against it; change {group}.select_on"
+        )
+    elif selection and summary["epoch"] == 0:
         notes.append(
             f"{group}={name}: none of {tuned.inputs['training']['epochs']} epochs came nearer to even on {selection['exam']['name']} "
             "without losing more perplexity or sense than allowed, so the model is as it came in; other settings may do "

@@ -72,9 +72,7 @@ def finish_run(tracking, sweep: Sweep, record: dict, cost: dict) -> None:
 def _of_tuning(result: dict | None) -> list[Path]:
     """What the tunings of a cell wrote for people to look at."""
     folders = [Path(folder) for folder in (result or {}).get("tuned", {}).values()]
-    return [
-        path for folder in folders for path in sorted(folder.glob("epochs.parquet")) + sorted(folder.glob("units.*"))
-    ]
+    return [path for folder in folders for kind in ("*.parquet", "units.*g") for path in sorted(folder.glob(kind))]
 
 
 def _epochs(result: dict | None) -> list[dict[str, float]]:
