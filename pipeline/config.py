@@ -280,7 +280,7 @@ def debiasing(name: str, changed: dict) -> dict:
         able = [each for each, unit in every.items() if "select_on" in unit and "defaults" not in unit]
         raise ConfigError(f"donor.by should be one of {', '.join(able)}, found {name!r}; change donor.by")
     # how far it is laid on is donor.coefficient
-    known = declared.keys() - {"name", "version", "scale", "control"}
+    known = declared.keys() - {"name", "version", "scale", "control", "draw"}
     if unknown := sorted(changed.keys() - known):
         raise ConfigError(f"donor.settings should have some of {', '.join(sorted(known))}, found {', '.join(unknown)}")
     unit = declared | changed
@@ -311,6 +311,7 @@ OF_TUNING = (
     "meaningful_fall",
     "scale",
     "control",
+    "draw",
 )
 
 # What a YAML of conf/merge says besides the settings of the method: what the engine is to know and to measure.

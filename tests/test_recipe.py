@@ -201,6 +201,7 @@ def test_two_halves_may_be_used(cell, overrides, real_data):
     [
         ("debias.scale=0.5", {"final"}),
         ("debias.control=true", {"final"}),
+        ("debias.draw=1", set()),
         ("debias.epochs=2", {"final", "tuned"}),
         ("debias.half=tuning", {"final", "tuned"}),
         ("debias.select_half=tuning", {"final", "tuned"}),
@@ -215,6 +216,11 @@ def test_what_changes_a_tuning(cell, override, changed):
 
     before, after = keys_of(cell(*TUNED)), keys_of(cell(*TUNED, override))
     assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_a_control_can_be_drawn_again(cell):
+    first, again = (cell(*TUNED, "debias.control=true", f"debias.draw={draw}") for draw in (0, 1))
+    assert first.final.key != again.final.key and first.tuned["debias"].key == again.tuned["debias"].key
 
 
 def test_a_debiasing_makes_a_donor(cell):

@@ -3,7 +3,7 @@
 negation.py works on tensors. The others tune a model on pairs of texts. A file `<name>.py` has
 
     Settings   a frozen dataclass: what conf/debias/<name>.yaml may say of the method; `check()` raises ConfigError
-    Method     of tuning.py: Method(model, settings, scratch) changes its model in place, batch by batch
+    Method     of tuning.py: Method(model, settings, scratch, seed) changes its model in place, batch by batch
 
 and may have `FAMILIES`, the families of models it is made for. A Method that is not stepped on pairs in tokens, but on
 what it makes of them or finds itself, has `prepare(scorer, pairs)`, which returns that. What it found besides the weights
@@ -57,11 +57,11 @@ def settings(method: dict):
     return made
 
 
-def bind(method: dict, scorer, scratch: Path | None):
+def bind(method: dict, scorer, scratch: Path | None, seed: int = 0):
     """The method on the model of a scorer, in evaluation mode."""
     module, made = load(method["name"]), settings(method)
     refuse(module, scorer.family)
-    return module.Method(scorer.model, made, scratch)
+    return module.Method(scorer.model, made, scratch, seed)
 
 
 def refuse(module: ModuleType, family: str) -> None:

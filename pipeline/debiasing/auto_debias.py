@@ -104,7 +104,7 @@ class Method:
     Shapes: G groups, B prompts or examples, V the words that p is over.
     """
 
-    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None):
+    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None, seed: int = 0):
         settings.check()
         self.model, self.settings, self.scratch = model, settings, scratch
         self.descent = ByLoss(

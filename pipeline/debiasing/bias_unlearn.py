@@ -82,8 +82,8 @@ class Method(Descent):
 
     settings: Settings
 
-    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None):
-        super().__init__(model, settings, scratch)
+    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None, seed: int = 0):
+        super().__init__(model, settings, scratch, seed)
         self.incoming = None if self.adapters else copy.deepcopy(model).requires_grad_(False)
 
     def begin(self, pairs: Sequence[TokenPair]) -> None:

@@ -46,14 +46,15 @@ class Descent(abc.ABC):
     """A method but for its `loss`, which a subclass gives.
 
     model  causal or masked, float32, in evaluation mode: without dropout, so that a step has one value
+    seed   of where low-rank matrices start
     After an epoch the weights are those that one would save; within one, with low rank, they are those that came in.
     """
 
-    def __init__(self, model: torch.nn.Module, settings: DescentSettings, scratch: Path | None = None):
+    def __init__(self, model: torch.nn.Module, settings: DescentSettings, scratch: Path | None = None, seed: int = 0):
         settings.check()
         self.model, self.settings = model, settings
         rank, alpha = settings.lora_rank, settings.lora_alpha
-        self.adapters = low_rank.LowRank(model, rank, alpha) if rank else None
+        self.adapters = low_rank.LowRank(model, rank, alpha, seed) if rank else None
         self.optimiser = ByLoss(
             model,
             learning_rate=settings.learning_rate,

@@ -108,7 +108,7 @@ class Method:
     Shapes: B sentences, L tokens, N layers and what the first one reads, D width, A attributes, T targets.
     """
 
-    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None):
+    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None, seed: int = 0):
         settings.check()
         self.model, self.settings = model, settings
         self.before = copy.deepcopy(model).requires_grad_(False)

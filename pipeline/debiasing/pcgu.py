@@ -101,7 +101,7 @@ class Method:
     Raises ConfigError for settings that mean nothing, and for more units than there are.
     """
 
-    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None):
+    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None, seed: int = 0):
         settings.check()
         self.model, self.settings = model, settings
         self.partition = Partition(model, settings)

@@ -85,7 +85,7 @@ class Method:
     Raises ConfigError for an architecture whose writing matrices are not known here, and for layers that it has not.
     """
 
-    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None):
+    def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None, seed: int = 0):
         settings.check()
         self.model, self.settings = model, settings
         self.layers = layers_of(model)

@@ -329,7 +329,7 @@ def _controlled(store: Store, unit: dict, model: Artifact, trained: Artifact) ->
     """What was trained; for the control, the model moved as far in every tensor, but in a random direction."""
     if not unit["control"]:
         return trained
-    return store.want(donor.randomise, base=model, trained=trained, draw=0, exclude_norms=False)
+    return store.want(donor.randomise, base=model, trained=trained, draw=unit["draw"], exclude_norms=False)
 
 
 def _tuned(config: dict, store: Store, model: Artifact, unit: dict, machine: dict) -> Artifact:

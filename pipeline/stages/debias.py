@@ -67,7 +67,7 @@ def tune(
         )
     if len(usable) < len(told):
         log.warning("%d of %d pairs cannot be asked of this model and are left out", len(told) - len(usable), len(told))
-    able = debiasing.bind(method, scorer, scratch)
+    able = debiasing.bind(method, scorer, scratch, seed)
     examples = able.prepare(scorer, usable) if hasattr(able, "prepare") else usable
     exam = selection and open_exam(selection["exam"], where["exam"])
     records, chosen = tuning.tune(

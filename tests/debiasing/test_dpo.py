@@ -2,11 +2,12 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pipeline.debiasing import dpo, pairs
+from pipeline.debiasing import bind, dpo, pairs
 from pipeline.debiasing.optimisation import ByLoss
 from pipeline.errors import ConfigError
 from tests.debiasing import planted
@@ -174,3 +175,11 @@ def test_killed_and_resumed(tmp_path, make, family, rank):
 def test_refused(bad, key):
     with pytest.raises(ConfigError, match=f"{key} should .*, found .*; change {key}"):
         dpo.Method(planted.llama(), dpo.Settings(**bad))
+
+
+def test_low_rank_matrices_start_where_the_seed_says():
+    def start(seed: int) -> torch.Tensor:
+        method = bind({"name": "dpo", "version": 2}, SimpleNamespace(model=planted.llama(), family="causal"), None, seed)
+        return next(method.adapters.down.parameters())
+
+    assert start(3).equal(start(3)) and not start(3).equal(start(4))
