@@ -10,6 +10,7 @@ from pipeline import recipe, sweep
 from pipeline.config import debias_name
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.recipe import early
+from pipeline.recipe.cell import origin
 from pipeline.store import Store
 from tests.tiny_language_model import tiny_language_model
 from tests.tiny_masked_model import tiny_masked_model
@@ -227,6 +228,8 @@ def test_a_debiasing_makes_a_donor(cell):
     described = cell("donor=debiased", "donor.settings={share: 0.05, epochs: 2}", "merge=ties")
     tuned = cell(*TUNED, "debias.epochs=2")
     assert described.tuned["donor"].key == tuned.tuned["debias"].key, "one tuning serves both"
+    told = origin(described.config, described.donors[0])
+    assert told["source"].endswith("tuned by pcgu on pocket_stereotypes") and told["settings"]["epochs"] == 2
 
 
 def test_a_tuned_cell_end_to_end(cell):

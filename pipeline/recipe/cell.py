@@ -417,8 +417,12 @@ def origin(config: dict, artifact: Artifact) -> dict:
     """Where a model came from: its source and what pins it, or what was done to make it."""
     if artifact.stage.name != "fetch":
         unit = config["donor"]
-        data = f", trained on {unit['data']}" if "data" in unit else ""
-        parts = {part: unit[part] for part in ("trained", "origin", "coefficient") if unit.get(part) is not None}
+        if "by" in unit:
+            data = f", tuned by {unit['by']} on {configuration.debiasing(unit['by'], unit['settings'] or {})['data']}"
+        else:
+            data = f", trained on {unit['data']}" if "data" in unit else ""
+        words = ("trained", "origin", "settings", "half", "draw", "coefficient")
+        parts = {word: unit[word] for word in words if unit.get(word) is not None}
         return {"source": f"{unit['name']} of {config['model']['base']}{data}", **parts, "key": artifact.key}
     pinned = artifact.inputs["pinned"]
     told = {key: value for key, value in pinned.items() if isinstance(value, str) and key in ("revision", "sha256")}

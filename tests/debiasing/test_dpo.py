@@ -179,7 +179,9 @@ def test_refused(bad, key):
 
 def test_low_rank_matrices_start_where_the_seed_says():
     def start(seed: int) -> torch.Tensor:
-        method = bind({"name": "dpo", "version": 2}, SimpleNamespace(model=planted.llama(), family="causal"), None, seed)
+        method = bind(
+            {"name": "dpo", "version": 2}, SimpleNamespace(model=planted.llama(), family="causal"), None, seed
+        )
         return next(method.adapters.down.parameters())
 
     assert start(3).equal(start(3)) and not start(3).equal(start(4))
