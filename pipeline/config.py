@@ -89,7 +89,7 @@ def check(config: dict) -> None:
         raise ConfigError(f"limit should be null (all items) or at least 1, found {config['limit']}; change limit=")
     if config["half"] not in (None, *HALVES):
         raise ConfigError(
-            f"half should be null (all items) or {' or '.join(HALVES)}, found {config['half']!r}; change half="
+            f"half should be null (all items) or one of {', '.join(HALVES)}, found {config['half']!r}; change half="
         )
     if config["half"] and config["bias"].get("benchmark") == "lm_eval":
         raise ConfigError("half= needs a bias set whose templates are known, found bias=lm_eval; set half=null")
@@ -191,7 +191,7 @@ def _check_settings(group: str, unit: dict) -> None:
             raise ConfigError(f"{where} should lie between {low:g} and {high:g}, found {value:g}")
     for key in ("half", "select_half"):
         if unit.get(key) not in (None, *HALVES):
-            raise ConfigError(f"{group}.{key} should be null (all) or {' or '.join(HALVES)}, found {unit[key]!r}")
+            raise ConfigError(f"{group}.{key} should be null (all) or one of {', '.join(HALVES)}, found {unit[key]!r}")
     if group == "debias":
         _check_debias(unit)
 

@@ -154,7 +154,8 @@ def leaks(cell, *overrides) -> recipe.Cell:
         (("bias=pocket_bbq", "bias.options=true", "debias.select_on=pocket_bbq"), r"what debias\.select_on chooses by"),
         (
             ("debias.data=crows_pairs", "debias.select_on=crows_pairs"),
-            r"debias\.select_on should share no text with what debias\.data trains on",
+            r"debias\.select_on should share no text with what debias\.data trains on.*"
+            r"debias\.half=fitting, debias\.select_half=choosing",
         ),
     ],
 )
@@ -185,6 +186,13 @@ def test_two_yamls_of_one_method_have_two_names(cell):
     [
         ("bias=pocket_crows_pairs", "debias.select_half=tuning"),
         ("bias=stereoset", "debias.data=stereoset", "debias.half=tuning"),
+        (
+            "bias=stereoset",
+            "debias.data=stereoset",
+            "debias.half=fitting",
+            "debias.select_on=stereoset",
+            "debias.select_half=choosing",
+        ),
         (
             "bias=crows_pairs",
             "debias.data=winogender",

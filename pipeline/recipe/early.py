@@ -118,19 +118,19 @@ def refuse_leaks(cell: Cell) -> None:
             does = "chooses by" if key.endswith("select_on") else "trains on"
             halves = ""
             if room != "accuracy":
-                halves = f", or use two halves ({key.partition('.')[0]}.{_half(key)}=tuning, {_other_half(room)})"
+                halves = f", or use two halves ({_two_halves(key, room)})"
             raise DataError(
                 f"{set_} should share no text with what {key} {does}, found {text!r} in both; "
                 f"choose another {key}{halves}, or say allow_leak=true"
             )
 
 
-def _half(key: str) -> str:
-    return "select_half" if key.endswith("select_on") else "half"
-
-
-def _other_half(room: str) -> str:
-    return "half=reporting" if room == "bias" else f"{room.partition('.')[0]}.select_half=reporting"
+def _two_halves(key: str, room: str) -> str:
+    """What to say so that `key` reads one part of a set and `room` another."""
+    group = key.partition(".")[0]
+    if room == "bias":
+        return f"{group}.{'select_half' if key.endswith('select_on') else 'half'}=tuning, half=reporting"
+    return f"{group}.half=fitting, {room.partition('.')[0]}.select_half=choosing"
 
 
 def leaked(cell: Cell) -> dict[tuple[str, str], str]:

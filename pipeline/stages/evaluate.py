@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline import datafiles
 from pipeline.errors import ConfigError, DataError
-from pipeline.halves import half_of
+from pipeline.halves import lies_in
 from pipeline.requests import Answer, Generate, LogLikelihood, request, shown
 from pipeline.stages.donor import device_of
 from pipeline.store import stage
@@ -298,7 +298,7 @@ class _BiasExam:
             twice = everything["id"][everything["id"].duplicated()].iloc[0]
             raise DataError(f"the items of bias={exam['name']} should have ids of their own, found {twice!r} twice")
         if exam.get("half"):
-            everything = everything[[half_of(cluster) == exam["half"] for cluster in everything["cluster"]]]
+            everything = everything[[lies_in(exam["half"], cluster) for cluster in everything["cluster"]]]
         self.items = bias.sample(everything, exam["limit"], exam["seed"])
         self.rows = bias.records(self.items)
         # prompts are built once, whether to look for leaks, to ask or to judge

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.halves import half_of
+from pipeline.halves import lies_in
 from pipeline.training.sentences import Pair
 
 
@@ -11,7 +11,7 @@ def read(sentences: dict, files: dict[str, Path]) -> list[Pair]:
     """All pairs of a declared set, in the order of its files.
 
     sentences  format: `stereotypes`, or the name of a benchmark that has `pairs`; settings: of the benchmark's items;
-               half: null (all), tuning or reporting; bias_types: null (all) or a list of them
+               half: null (all) or one of halves.py; bias_types: null (all) or a list of them
     Raises DataError where nothing is left, ConfigError for a format or a bias type that there is not.
     """
     form = sentences["format"]
@@ -35,11 +35,7 @@ def read(sentences: dict, files: dict[str, Path]) -> list[Pair]:
             f"debias.bias_types should be some of {', '.join(kinds)}, found {', '.join(unknown)}; change debias.bias_types"
         )
     half = sentences.get("half")
-    pairs = [
-        pair
-        for pair in pairs
-        if (half is None or half_of(pair.cluster) == half) and (wanted is None or pair.bias_type in wanted)
-    ]
+    pairs = [pair for pair in pairs if lies_in(half, pair.cluster) and (wanted is None or pair.bias_type in wanted)]
     if not pairs:
         raise DataError(
             f"{', '.join(path.name for path in files.values())} should hold training sentences, found none; "
