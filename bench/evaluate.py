@@ -48,17 +48,17 @@ ALONE = 8  # requests of each set that are also asked one at a time
 # name -> (the words of a command line, the task where the set has several, items, how many times faster is wanted)
 SETS = {
     "multirc": (["accuracy=superglue"], "multirc", 80, 12),
-    "bbq": (["bias=bbq"], None, 80, 3.5),
-    "bbq, options listed": (["bias=bbq", "bias.options=true"], None, 24, 3.5),
-    "hellaswag": (["accuracy=reasoning"], "hellaswag", 40, 1.7),
-    "stereoset": (["bias=stereoset"], None, 120, 1.5),
-    "copa": (["accuracy=superglue"], "copa", 100, 1.3),
-    "piqa": (["accuracy=reasoning"], "piqa", 50, 1.3),
-    "boolq": (["accuracy=superglue"], "boolq", 40, 1),
-    "boolq, examples": (["accuracy=superglue"], "boolq", 40, 1),
-    "wic": (["accuracy=superglue"], "wic", 80, 1),
-    "gsm8k": (["accuracy=generation"], "gsm8k", 8, 1),
-    "honest": (["bias=honest"], None, 24, 1),
+    "bbq": (["bias=bbq"], None, 60, 3.5),
+    "bbq, options listed": (["bias=bbq", "bias.options=true"], None, 16, 3.5),
+    "hellaswag": (["accuracy=reasoning"], "hellaswag", 24, 1.7),
+    "stereoset": (["bias=stereoset"], None, 80, 1.5),
+    "copa": (["accuracy=superglue"], "copa", 60, 1.3),
+    "piqa": (["accuracy=reasoning"], "piqa", 30, 1.3),
+    "boolq": (["accuracy=superglue"], "boolq", 24, 1),
+    "boolq, examples": (["accuracy=superglue"], "boolq", 16, 1),
+    "wic": (["accuracy=superglue"], "wic", 48, 1),
+    "gsm8k": (["accuracy=generation"], "gsm8k", 4, 1),
+    "honest": (["bias=honest"], None, 12, 1),
 }
 EXAMPLES = 4  # before each question of "boolq, examples", the same for all
 
