@@ -70,6 +70,11 @@ class Curve:
         """The curve in words."""
         return self.merge + (f" ({self.variant})" if self.variant else "")
 
+    @property
+    def label(self) -> str:
+        """What is written beside it: what was done to a model that is not merged, or by what it was merged."""
+        return self.variant if self.merge == "keep" and self.variant else self.merge
+
 
 def look(table: DataFrame, axes: tuple[str, ...] = ()) -> Look:
     """Colours, markers and lines for an arranged table.
@@ -166,7 +171,7 @@ def view(points: list[Series]) -> tuple[float, float, float, float]:
 def labels(curve: Curve, crowded: bool, places: dict, near: float) -> list[tuple]:
     """(place, label) of a curve: its weights, or in a crowded panel its name at its end."""
     if crowded:
-        return [(places[curve.cells[-1].name], curve.merge)]
+        return [(places[curve.cells[-1].name], curve.label)]
     return together(curve, curve.cells, places, near)
 
 
@@ -193,7 +198,7 @@ def together(curve: Curve, cells: list[Series], places: dict, near: float) -> li
     return [
         (
             places[group[0].name],
-            ", ".join(numerals.weight(row["weight"]) for row in group) if group[0]["weight"] >= 0 else curve.merge,
+            ", ".join(numerals.weight(row["weight"]) for row in group) if group[0]["weight"] >= 0 else curve.label,
         )
         for group in groups
     ]

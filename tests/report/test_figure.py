@@ -62,6 +62,13 @@ def test_a_debiased_curve_starts_at_the_debiased_base_or_nowhere():
     assert without[0].base is None
 
 
+def test_debiased_models_that_are_not_merged_are_told_apart():
+    rows = [cell(merge="keep", weight=float("nan"), debias=name) for name in ("none", "pcgu", "negation")]
+    table = arrange(pandas.DataFrame(rows))
+    drawn = curves(table, ("debias",))
+    assert {curve.label for curve in drawn} == {"pcgu", "negation"}
+
+
 def test_ruined_cells_are_hollow():
     rows = [cell("keep"), cell(), cell("ties", ruined=True)]
     axis = figure.tradeoff(pandas.DataFrame(rows)).axes[0]
