@@ -28,7 +28,7 @@ test: setup ## style, import floors and all tests
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench-merge: setup .mergekit/ready ## merges of 0.5 B-parameter models, ours and mergekit 0.1.5's, into bench/README.md (half an hour)
 	$(BIN)/python bench/merge.py --mergekit .mergekit/bin/python

@@ -7,6 +7,13 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+SLOW = ("test_sweep.py", "test_real_models.py", "test_fetch.py")  # few tests that take minutes
+
+
+def pytest_collection_modifyitems(items):
+    """Slow files first: several workers (`make test`) then end together."""
+    items.sort(key=lambda item: item.path.name not in SLOW)
+
 
 def _folder(variable: str) -> Path:
     place = os.environ.get(variable)
