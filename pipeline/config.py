@@ -192,6 +192,8 @@ def _check_settings(group: str, unit: dict) -> None:
     for key in ("half", "select_half"):
         if unit.get(key) not in (None, *HALVES):
             raise ConfigError(f"{group}.{key} should be null (all) or one of {', '.join(HALVES)}, found {unit[key]!r}")
+    if unit.get("precision") not in (None, "float32", "bfloat16"):
+        raise ConfigError(f"{group}.precision should be float32 or bfloat16, found {unit['precision']!r}")
     if group == "debias":
         _check_debias(unit)
 
@@ -304,6 +306,7 @@ OF_TUNING = (
     "epochs",
     "batch_size",
     "max_length",
+    "precision",
     "scope",
     "select_on",
     "select_half",

@@ -156,6 +156,11 @@ def test_asking_loads_nothing_heavy(arguments, tmp_path):
         (["debias=negation", "debias.coefficient=-1"], "debias.coefficient should be 0 or more"),
         (["debias=dpo", "debias.lora_rank=-1"], "debias.lora_rank should lie between 0 and inf"),
         (["donor.lora_rank=0.5"], "donor.lora_rank should be a whole number"),
+        (["donor.precision=half"], "donor.precision should be float32 or bfloat16, found 'half'"),
+        (
+            ["debias=pcgu", "debias.precision=float16"],
+            "debias.precision should be float32 or bfloat16, found 'float16'",
+        ),
         (["debias=bias_unlearn", "debias.warmup_steps=-1"], "debias.warmup_steps should lie between 0 and inf"),
         (["bias.options=some"], "bias.options should be true or false"),
     ],

@@ -6,7 +6,12 @@ Of a batch of pairs, with A their advantaged sides, D their disadvantaged ones, 
     c_u = <g_A,u , g_D,u> / (||g_A,u|| ||g_D,u||)      of every unit u: a row or a column of a weight
     U   = the k units of the smallest c_u               those on whose direction the two sides agree the least
     theta_u <- theta_u - eta d_u  for u in U            d = g_A: the advantaged side becomes less likely,
-                                                        d = -g_D: the disadvantaged one more likely, or both
+                                                        d = -g_D: the disadvantaged one more likely, or both: d = g_A - g_D
+
+The length of a step is not bounded by that, for c_u says nothing of how steep a unit is. In a causal model some are
+very steep: what reads the first token of a text (its embedding, the first layers' norms, values and outputs) is felt by all
+later ones. A batch in which these happen to be chosen moves the model many times as far as the one before, and past
+where its gradient holds. With a `clip` C, d is scaled by min(1, C / ||d_U||), which is ours.
 
 The advantaged side is the stereotype: the pronoun of those who mostly work in an occupation. With `dynamic` it is, pair
 by pair, the side that the model itself finds likelier now, so that no pair is pushed beyond even.
@@ -22,6 +27,7 @@ Reference: Yu, Jeoung, Kasi, Yu, Ji (2023), Unlearning Bias in Language Models b
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +39,8 @@ from pipeline.debiasing.pairs import OBJECTIVES, TokenPair, scores
 from pipeline.errors import ConfigError
 
 PARTITIONS = ("rows", "columns")
-DIRECTIONS = ("decrease_advantaged", "increase_disadvantaged", "both")
+SIGNS = {"decrease_advantaged": (1, 0), "increase_disadvantaged": (0, -1), "both": (1, -1)}  # of g_A and g_D in d
+DIRECTIONS = tuple(SIGNS)
 EVERY = ("batch", "epoch")
 BLOCK = 1 << 18  # entries whose float64 copies are alive at a time
 
@@ -53,6 +60,7 @@ class Settings:
     objective      log_probability, or logit, as the authors do at the mask
     embeddings     whether embeddings and the head have units
     norms          whether tensors of one dimension (norms, biases) are units, each a whole
+    clip           Euclidean norm of d over all chosen units above which it is scaled down to it; null: as in the paper, never
     micro_batch    pairs that are read at once; a batch is the sum of them; null: the batch
     low_memory     the two gradients are kept in files, of which only what is being used lies in memory
     """
@@ -67,6 +75,7 @@ class Settings:
     objective: str = "log_probability"
     embeddings: bool = True
     norms: bool = True
+    clip: float | None = None
     micro_batch: int | None = None
     low_memory: bool = False
 
@@ -87,6 +96,8 @@ class Settings:
             raise ConfigError(
                 f"debias.share should be null or above 0 and at most 1, found {self.share}; change debias.share"
             )
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"debias.clip should be null or above 0, found {self.clip}; change debias.clip")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ConfigError(
                 f"debias.micro_batch should be null or at least 1, found {self.micro_batch}; change debias.micro_batch"
@@ -117,18 +128,20 @@ class Method:
             Gradients(self.partition.parameters, kept and kept / name) for name in ("advantaged", "disadvantaged")
         )
         self.chosen = {name: torch.zeros(count, dtype=torch.int64) for name, count in self.partition.counts.items()}
-        self.updates = 0
+        self.updates, self.moved = 0, 0.0
 
     def step(self, pairs: Sequence[TokenPair]) -> dict[str, float]:
         """One batch: its gradients and, with every=batch, the update.
 
         margin  mean score of the stereotypes - of the anti-stereotypes, before the update
+        moved   with every=batch, Euclidean length of the update
         """
         size, margin = self.settings.micro_batch or len(pairs), 0.0
         for start in range(0, len(pairs), size):
             margin += self._contrast(pairs[start : start + size])
         if self.settings.every == "batch":
             self._update()
+            return {"margin": margin / len(pairs), "moved": self.moved}
         return {"margin": margin / len(pairs)}
 
     def end_epoch(self) -> None:
@@ -174,14 +187,29 @@ class Method:
             for name in self.partition.parameters
             if name in self.advantaged and name in self.disadvantaged
         }
-        for name, chosen in smallest(similarity, self.count).items():
-            self.chosen[name] += chosen.cpu()
+        chosen = smallest(similarity, self.count)
+        signs = SIGNS[settings.direction]
+        parts = [
+            (sign, gradients)
+            for sign, gradients in zip(signs, (self.advantaged, self.disadvantaged), strict=True)
+            if sign
+        ]
+        length = math.hypot(
+            *(
+                self.partition.length(name, units, [(sign, gradients[name]) for sign, gradients in parts])
+                for name, units in chosen.items()
+            )
+        )
+        rate = settings.learning_rate
+        if settings.clip is not None and length > settings.clip:
+            rate *= settings.clip / length
+        for name, units in chosen.items():
+            self.chosen[name] += units.cpu()
             parameter = self.partition.parameters[name]
-            mask = self.partition.mask(name, chosen).to(parameter)
-            if settings.direction != "increase_disadvantaged":
-                parameter.addcmul_(self.advantaged[name].to(parameter), mask, value=-settings.learning_rate)
-            if settings.direction != "decrease_advantaged":
-                parameter.addcmul_(self.disadvantaged[name].to(parameter), mask, value=settings.learning_rate)
+            mask = self.partition.mask(name, units).to(parameter)
+            for sign, gradients in parts:
+                parameter.addcmul_(gradients[name].to(parameter), mask, value=-sign * rate)
+        self.moved = rate * length
         self.advantaged.clear()
         self.disadvantaged.clear()
         self.updates += 1
@@ -228,6 +256,16 @@ class Partition:
                 for a, b in zip(self._blocks(name, one), self._blocks(name, other), strict=True)
             ]
         )
+
+    def length(self, name: str, chosen: Tensor, parts: Sequence[tuple[int, Tensor]]) -> float:
+        """Euclidean norm, over the chosen_U units of one tensor, of the sum of sign * gradient; in float64."""
+        squares, first = [0.0], 0
+        for blocks in zip(*(self._blocks(name, gradient) for _, gradient in parts), strict=True):
+            taken = chosen[first : first + len(blocks[0])]
+            first += len(taken)
+            summed = sum(sign * block[taken].double() for (sign, _), block in zip(parts, blocks, strict=True))
+            squares.extend(summed.square().sum(-1).tolist())
+        return math.sqrt(math.fsum(squares))
 
     def mask(self, name: str, chosen: Tensor) -> Tensor:
         """chosen_U in the shape of its tensor, with 1 for the dimension within a unit."""

@@ -22,6 +22,7 @@ import torch
 
 from pipeline import progress
 from pipeline.checkpoint.training_state import keep, kept
+from pipeline.precision import computing
 
 # (model) -> bias (the score, with the sign of the signed bias), perplexity, meaningful (nan where it is not measured)
 Measure = Callable[[torch.nn.Module], dict[str, float]]
@@ -56,6 +57,7 @@ def tune(
     seed: int,
     measure: Measure,
     choose: Callable[[list[dict]], int],
+    precision: str = "float32",
     scratch: Path | None = None,
 ) -> tuple[list[dict], int]:
     """Run `epochs` passes over the examples and leave the chosen epoch in the model and in the method.
@@ -64,13 +66,15 @@ def tune(
     epochs, batch_size  each pass is in an order of its own, keyed by (seed, epoch); the last batch may be smaller
     measure             of the model after every epoch, and before the first
     choose              the records so far -> the epoch to take
+    precision           of the passes that tune, see precision.py; what is measured is measured as the model is
     scratch             folder in which the state is kept after every epoch, to go on after a kill with the same bits
 
     Returns one record an epoch, 0 for the model that came in, and the chosen epoch. Raises FloatingPointError as soon as
     what a step returns is not finite.
     """
     if hasattr(method, "begin"):
-        method.begin(examples)
+        with computing(model, precision):
+            method.begin(examples)
     state, best = kept(scratch), kept(scratch, "best")
     if state is None or best is None:
         records, best = [{"epoch": 0, **measure(model)}], _kept_best(model, method, scratch)
@@ -87,7 +91,8 @@ def tune(
         for epoch in range(first + 1, epochs + 1):
             order, told = numpy.random.default_rng([seed, epoch]).permutation(len(examples)), []
             for start in range(0, len(examples), batch_size):
-                told.append(method.step([examples[place] for place in order[start : start + batch_size]]))
+                with computing(model, precision):
+                    told.append(method.step([examples[place] for place in order[start : start + batch_size]]))
                 for name, value in told[-1].items():
                     if not math.isfinite(value):
                         raise FloatingPointError(

@@ -244,6 +244,8 @@ def _trained(config: dict, store: Store, base: Artifact, unit: dict, machine: di
     names = ("epochs", "learning_rate", "batch_size", "warmup", "weight_decay", "max_length")
     if unit["lora_rank"]:
         names += ("lora_rank", "lora_alpha")
+    if unit["precision"] != "float32":
+        names += ("precision",)
     return store.want(
         donor.train,
         base=base,
@@ -336,6 +338,9 @@ def _tuned(config: dict, store: Store, model: Artifact, unit: dict, machine: dic
     """A model after a method was run on it, with the epoch chosen on a set that is not reported."""
     declared, exam = configuration.stereotypes(unit["data"]), selection_of(config, unit)
     where = {"pairs": place_of(config, declared["files"])}
+    names = ("epochs", "batch_size", "max_length", "scope")
+    if unit["precision"] != "float32":
+        names += ("precision",)
     if exam is not None:
         where["exam"] = place_of(config, files_of(config, configuration.bias_set(unit["select_on"])))
     return store.want(
@@ -343,7 +348,7 @@ def _tuned(config: dict, store: Store, model: Artifact, unit: dict, machine: dic
         model=model,
         pairs=sentences_of(declared, unit),
         method=configuration.debias_method(unit),
-        training={name: unit[name] for name in ("epochs", "batch_size", "max_length", "scope")},
+        training={name: unit[name] for name in names},
         selection=exam and {"exam": exam} | {name: unit[name] for name in ("perplexity_rise", "meaningful_fall")},
         seed=config["seed"],
         prefix_token=config["model"]["prefix_token"],

@@ -34,7 +34,7 @@ def tune(
 
     pairs      the set and what of it is used, see pairs.py
     method     name, version and the settings of one file of pipeline/debiasing
-    training   epochs, batch_size, max_length, scope
+    training   epochs, batch_size, max_length, scope; precision, where it is not float32
     selection  exam, perplexity_rise, meaningful_fall: which epoch is taken, see tuning.py; null takes the last one
     where      pairs, exam: where their files lie
 
@@ -79,6 +79,7 @@ def tune(
         seed=seed,
         measure=lambda _: _measured(scorer, exam),
         choose=tuning.nearest(selection["perplexity_rise"], selection["meaningful_fall"]) if selection else tuning.last,
+        precision=training.get("precision", "float32"),
         scratch=scratch,
     )
     pandas.DataFrame(records).to_parquet(folder / "epochs.parquet")

@@ -9,6 +9,7 @@ import torch
 from pipeline import progress
 from pipeline.checkpoint.training_state import keep, kept
 from pipeline.low_rank import LowRank
+from pipeline.precision import computing
 
 # (model, sentences in tokens, epoch or None) -> sum over the predicted tokens of -log p, and how many they are.
 # What is random in a loss is keyed by the epoch; None is the one draw by which models are compared.
@@ -28,6 +29,7 @@ def continue_pretraining(
     seed: int,
     lora_rank: int = 0,
     lora_alpha: float = 1.0,
+    precision: str = "float32",
     scratch: Path | None = None,
 ) -> list[dict]:
     """Minimise the mean negative log-likelihood of `tokens` by AdamW; the model is changed in place.
@@ -42,6 +44,7 @@ def continue_pretraining(
     weight_decay   on parameters with two or more dimensions, not on norms and biases
     lora_rank      r > 0: thin matrices of low_rank.py are trained, and folded in at the end; 0: all parameters are trained
     lora_alpha     alpha of low_rank.py; without a meaning at rank 0
+    precision      of the forward and backward passes, see precision.py
     scratch        folder in which the state is kept after every epoch, to go on after a kill with the same bits
 
     Dropout is off, so the only randomness is the order, and the masks of a masked model. Returns one record a step: step, epoch,
@@ -78,7 +81,8 @@ def continue_pretraining(
         for epoch in range(first, epochs):
             order = numpy.random.default_rng([seed, epoch]).permutation(len(tokens))
             for start in range(0, len(tokens), batch_size):
-                total, count = loss(model, [tokens[i] for i in order[start : start + batch_size]], epoch)
+                with computing(model, precision):
+                    total, count = loss(model, [tokens[i] for i in order[start : start + batch_size]], epoch)
                 mean = total / count
                 if not torch.isfinite(mean):
                     raise FloatingPointError(

@@ -153,6 +153,26 @@ def test_all_units_are_plain_gradient_descent(models):
         torch.testing.assert_close(after[name], expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("direction", pcgu.DIRECTIONS)
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_a_step_is_told_in_its_length_and_clipped(models, kind, direction):
+    """Clipped, it points where it pointed; a bound that is not reached changes no bit."""
+    model, pairs = models[kind]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def step(clip):
+        after, said, _ = stepped(model, pairs, direction=direction, clip=clip)
+        moved = torch.cat([(after[name] - before[name]).double().flatten() for name in before])
+        assert said["moved"] == pytest.approx(moved.norm().item(), rel=1e-4)
+        return moved
+
+    free = step(None)
+    longest = free.norm().item() / 0.01
+    assert torch.equal(step(2 * longest), free)
+    short = step(longest / 4)
+    torch.testing.assert_close(short, free / 4, atol=1e-6, rtol=1e-3)
+
+
 def test_embeddings_and_norms_can_stay(models):
     model, pairs = models["llama"]
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -228,6 +248,7 @@ def test_three_dimensions_are_cut_along_the_last_two():
         ({"direction": "up"}, "direction should be"),
         ({"units": 0}, "units should be at least 1"),
         ({"share": 1.5}, "share should be null or above 0"),
+        ({"clip": 0.0}, "clip should be null or above 0"),
         ({"micro_batch": 0}, "micro_batch should be null or at least 1"),
         ({"units": 10**9}, "at most the .* units of the model"),
     ],
