@@ -5,7 +5,7 @@ python bench/evaluate.py --only "multirc,boolq, examples"    some sets; the READ
 python bench/evaluate.py --limit 20               so many items of each
 python bench/evaluate.py --model qwen             another choice of conf/model, or a model's folder
 
-lm-eval's backend first answers every fourth request at each of a few batch sizes. At the best of these it then answers all,
+lm-eval's backend first answers the first quarter of the requests, 64 at least, at each of a few batch sizes. At the best of these it then answers all,
 turn by turn with ours: twice, or once where that takes minutes; its best and our median of three count. CPU seconds and wall time are of answering alone: one model is loaded for both. Memory is what the
 process came to hold above what it held before. A machine's absolute times say little: read the ratios.
 """
@@ -42,7 +42,9 @@ from pipeline.store import Store
 README = Path(__file__).resolve().parent / "README.md"
 MARK = "<!-- make bench-eval -->"
 BATCHES = (1, 4, 16, 64)  # that lm-eval's backend tries, up to the number of the requests
-TRIED = 4  # of so many requests one is asked to find its best batch size
+TRIED = (
+    4  # the first of so many parts of the requests is asked to find its best batch size, and as many as make a batch
+)
 TURNS = 3  # of ours
 LONG = 120  # seconds above which lm-eval's backend has one turn, below two
 ALONE = 8  # requests of each set that are also asked one at a time
@@ -234,7 +236,8 @@ def _multiplies(module: nn.Module) -> bool:
 def compare(name: str, scorer: Scorer, meter: Meter, matrices: Matrices, asked: list[Request], batches) -> str:
     """One line of the table."""
     peaks, mine, others = [matrices.peak()], [], []
-    tried = {size: meter.measure(theirs(scorer, asked[::TRIED], size))[0].wall for size in batches}
+    first = asked[: max(len(asked) // TRIED, *BATCHES)]
+    tried = {size: meter.measure(theirs(scorer, first, size))[0].wall for size in batches}
     batch = min(tried, key=tried.get)
     for turn in range(TURNS):
         cost, answers = meter.measure(lambda: scorer.answer(asked, name))
@@ -383,7 +386,7 @@ def main() -> None:
     say(_row(*["---"] * len(HEADS)))
     for name in names:
         asked = requests_of(name, chosen.limit, chosen.data, chosen.store)
-        count = sum(each.samples if isinstance(each, Generate) else 1 for each in asked[::TRIED])
+        count = sum(each.samples if isinstance(each, Generate) else 1 for each in asked)
         say(compare(name, scorer, meter, matrices, asked, sizes(count, chosen.batches)))
     if not target:
         return
@@ -396,7 +399,7 @@ def write(file: Path, lines: list[str], chosen, limits: str, seconds: float, mat
         f"`{chosen.model}`, {(matrices.body + matrices.head) / 1e6:.0f} M parameters in matrices, in float32, written by "
         f"`make bench-eval` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, {_cores()} cores, {chosen.threads} "
         f"threads, {seconds / 60:.0f} minutes). Ours and lm-eval's `hf` backend answered the same requests with one model "
-        f"object, turn by turn: `hf` at the best of the batch sizes {chosen.batches or ','.join(map(str, BATCHES))} on every {TRIED}th request, "
+        f"object, turn by turn: `hf` at the best of the batch sizes {chosen.batches or ','.join(map(str, BATCHES))} on the first of {TRIED} parts of the requests, {max(BATCHES)} at least, "
         f"twice (once where that took more than {LONG} s), of which its best counts; ours {TURNS} times, of which the median counts, so that the trial of packing, once for a set, is left out. "
         "Computed are the positions that the model read, padding included. Of the peak: the operations "
         "that the distinct tokens need, head included where a logit is needed, over our wall time, against the best "

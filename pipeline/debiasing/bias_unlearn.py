@@ -85,6 +85,7 @@ class Method(Descent):
     def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None, seed: int = 0):
         super().__init__(model, settings, scratch, seed)
         self.incoming = None if self.adapters else copy.deepcopy(model).requires_grad_(False)
+        self.references = () if self.incoming is None else (self.incoming,)
 
     def begin(self, pairs: Sequence[TokenPair]) -> None:
         """Which pairs have an adversarial text, and which way the bias is."""

@@ -112,6 +112,7 @@ class Method:
         settings.check()
         self.model, self.settings = model, settings
         self.before = copy.deepcopy(model).requires_grad_(False)
+        self.references = (self.before,)
         self.descent = ByLoss(
             model,
             learning_rate=settings.learning_rate,

@@ -8,10 +8,10 @@ Of a batch of pairs, with A their advantaged sides, D their disadvantaged ones, 
     theta_u <- theta_u - eta d_u  for u in U            d = g_A: the advantaged side becomes less likely,
                                                         d = -g_D: the disadvantaged one more likely, or both: d = g_A - g_D
 
-The length of a step is not bounded by that, for c_u says nothing of how steep a unit is. In a causal model some are
-very steep: what reads the first token of a text (its embedding, the first layers' norms, values and outputs) is felt by all
-later ones. A batch in which these happen to be chosen moves the model many times as far as the one before, and past
-where its gradient holds. With a `clip` C, d is scaled by min(1, C / ||d_U||), which is ours.
+The length of a step is not bounded by that, for c_u says nothing of how steep a unit is. On SmolLM2-135M some are
+very steep: the first layers' norms, values and outputs, and the embedding of the token that every text begins with. A batch
+in which these happened to be chosen moved the model up to six times as far as others do, past where its gradient holds: both
+sides of its pairs became less likely. With a `clip` C, d is scaled by min(1, C / ||d_U||), which is ours.
 
 The advantaged side is the stereotype: the pronoun of those who mostly work in an occupation. With `dynamic` it is, pair
 by pair, the side that the model itself finds likelier now, so that no pair is pushed beyond even.
@@ -60,7 +60,8 @@ class Settings:
     objective      log_probability, or logit, as the authors do at the mask
     embeddings     whether embeddings and the head have units
     norms          whether tensors of one dimension (norms, biases) are units, each a whole
-    clip           Euclidean norm of d over all chosen units above which it is scaled down to it; null: as in the paper, never
+    clip           Euclidean norm of d over all chosen units above which it is scaled down to it; null: as in the paper, never.
+                   Gradients are sums: the same bound is a tighter one for a larger batch
     micro_batch    pairs that are read at once; a batch is the sum of them; null: the batch
     low_memory     the two gradients are kept in files, of which only what is being used lies in memory
     """
@@ -107,10 +108,14 @@ class Settings:
 class Method:
     """The method on one model, which it changes in place.
 
+    Of an epoch's steps the longest is told, as `moved`.
+
     model    causal or masked, in evaluation mode: without dropout, so that a step has one value
     scratch  where the gradients lie with low_memory
     Raises ConfigError for settings that mean nothing, and for more units than there are.
     """
+
+    largest = ("moved",)
 
     def __init__(self, model: torch.nn.Module, settings: Settings, scratch: Path | None = None, seed: int = 0):
         settings.check()
@@ -144,10 +149,12 @@ class Method:
             return {"margin": margin / len(pairs), "moved": self.moved}
         return {"margin": margin / len(pairs)}
 
-    def end_epoch(self) -> None:
-        """With every=epoch, the one update of the epoch."""
-        if self.settings.every == "epoch":
-            self._update()
+    def end_epoch(self) -> dict[str, float] | None:
+        """With every=epoch, the one update of the epoch, and its length."""
+        if self.settings.every != "epoch":
+            return None
+        self._update()
+        return {"moved": self.moved}
 
     def state(self) -> dict:
         """What a resumed run must know besides the weights."""
@@ -263,6 +270,8 @@ class Partition:
         for blocks in zip(*(self._blocks(name, gradient) for _, gradient in parts), strict=True):
             taken = chosen[first : first + len(blocks[0])]
             first += len(taken)
+            if not taken.any():
+                continue
             summed = sum(sign * block[taken].double() for (sign, _), block in zip(parts, blocks, strict=True))
             squares.extend(summed.square().sum(-1).tolist())
         return math.sqrt(math.fsum(squares))

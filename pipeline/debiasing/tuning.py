@@ -32,13 +32,15 @@ class Method(Protocol):
     """What the loop asks of a method, which changes its model in place.
 
     One that must know all examples has `begin(examples)` too, called first, on the model that came in, in a resumed run as well.
+    One that asks other models has them in `references`; of what it tells by a name in `largest`, an epoch has the largest,
+    of all else the mean.
     """
 
     def step(self, examples: Sequence) -> dict[str, float]:
-        """One batch of pairs, or of what `prepare` made; what is returned is averaged over the epoch."""
+        """One batch of pairs, or of what `prepare` made; returned is what is to be told of it."""
 
-    def end_epoch(self) -> None:
-        """After the last batch of an epoch."""
+    def end_epoch(self) -> dict[str, float] | None:
+        """After the last batch of an epoch; what is returned is told of the epoch."""
 
     def state(self) -> dict:
         """What a resumed run must know besides the weights: tensors and plain values."""
@@ -66,14 +68,15 @@ def tune(
     epochs, batch_size  each pass is in an order of its own, keyed by (seed, epoch); the last batch may be smaller
     measure             of the model after every epoch, and before the first
     choose              the records so far -> the epoch to take
-    precision           of the passes that tune, see precision.py; what is measured is measured as the model is
+    precision           of the method's passes, see precision.py; `measure` has the model in float32
     scratch             folder in which the state is kept after every epoch, to go on after a kill with the same bits
 
     Returns one record an epoch, 0 for the model that came in, and the chosen epoch. Raises FloatingPointError as soon as
-    what a step returns is not finite.
+    what a method tells is not finite.
     """
+    models = (model, *getattr(method, "references", ()))
     if hasattr(method, "begin"):
-        with computing(model, precision):
+        with computing(models, precision):
             method.begin(examples)
     state, best = kept(scratch), kept(scratch, "best")
     if state is None or best is None:
@@ -91,18 +94,20 @@ def tune(
         for epoch in range(first + 1, epochs + 1):
             order, told = numpy.random.default_rng([seed, epoch]).permutation(len(examples)), []
             for start in range(0, len(examples), batch_size):
-                with computing(model, precision):
+                with computing(models, precision):
                     told.append(method.step([examples[place] for place in order[start : start + batch_size]]))
-                for name, value in told[-1].items():
-                    if not math.isfinite(value):
-                        raise FloatingPointError(
-                            f"{name} became {value} at step {start // batch_size} of epoch {epoch}; lower debias.learning_rate"
-                        )
+                _refuse_what_is_not_finite(told[-1], f"at step {start // batch_size} of epoch {epoch}")
                 bar.set_postfix({name: f"{value:.3g}" for name, value in told[-1].items()}, refresh=False)
                 bar.update(1)
-            method.end_epoch()
-            means = {name: float(numpy.mean([each[name] for each in told])) for name in told[0]}
-            records.append({"epoch": epoch, **means, **measure(model)})
+            with computing(models, precision):
+                last_words = method.end_epoch() or {}
+            _refuse_what_is_not_finite(last_words, f"at the end of epoch {epoch}")
+            largest = getattr(method, "largest", ())
+            summed_up = {
+                name: float((numpy.max if name in largest else numpy.mean)([each[name] for each in told]))
+                for name in told[0]
+            }
+            records.append({"epoch": epoch, **summed_up, **last_words, **measure(model)})
             if choose(records) == epoch:
                 best = _kept_best(model, method, scratch)
             keep(scratch, _state(model, method, records))
@@ -110,6 +115,12 @@ def tune(
     _restore(model, best["model"])
     method.load_state(best["method"])
     return records, choose(records)
+
+
+def _refuse_what_is_not_finite(told: dict[str, float], when: str) -> None:
+    for name, value in told.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} became {value} {when}; lower debias.learning_rate")
 
 
 def last(records: list[dict]) -> int:

@@ -244,7 +244,7 @@ def _trained(config: dict, store: Store, base: Artifact, unit: dict, machine: di
     names = ("epochs", "learning_rate", "batch_size", "warmup", "weight_decay", "max_length")
     if unit["lora_rank"]:
         names += ("lora_rank", "lora_alpha")
-    if unit["precision"] != "float32":
+    if unit.get("precision", "float32") != "float32":
         names += ("precision",)
     return store.want(
         donor.train,
@@ -339,7 +339,7 @@ def _tuned(config: dict, store: Store, model: Artifact, unit: dict, machine: dic
     declared, exam = configuration.stereotypes(unit["data"]), selection_of(config, unit)
     where = {"pairs": place_of(config, declared["files"])}
     names = ("epochs", "batch_size", "max_length", "scope")
-    if unit["precision"] != "float32":
+    if unit.get("precision", "float32") != "float32":
         names += ("precision",)
     if exam is not None:
         where["exam"] = place_of(config, files_of(config, configuration.bias_set(unit["select_on"])))

@@ -81,7 +81,7 @@ def continue_pretraining(
         for epoch in range(first, epochs):
             order = numpy.random.default_rng([seed, epoch]).permutation(len(tokens))
             for start in range(0, len(tokens), batch_size):
-                with computing(model, precision):
+                with computing([model], precision):
                     total, count = loss(model, [tokens[i] for i in order[start : start + batch_size]], epoch)
                 mean = total / count
                 if not torch.isfinite(mean):

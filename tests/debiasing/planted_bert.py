@@ -9,7 +9,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from pipeline import config
 from pipeline.debiasing import pairs, tuning
+from pipeline.recipe.identity import place_of, sentences_of
 
 STEREOTYPES = {"he": ["slow", "deep"], "she": ["small", "old"]}
 OTHER = {"he": "she", "she": "he"}
@@ -22,6 +24,32 @@ def biased_scorer():
     from pipeline.language_model.load import load
 
     return load(Path(taught().name), device="cpu", threads=1, prefix_token=None)
+
+
+def staged(name: str, changed: dict, folder: Path, precision: str = "float32") -> tuple[dict, dict, Path]:
+    """The stage of a debiasing with its default pairs, some of its settings changed: (its settings, its summary, its folder)."""
+    from pipeline.stages import debias
+
+    unit = config.debiasing(name, changed)
+    declared = config.stereotypes(unit["data"])
+    made, scratch = folder / "made", folder / "scratch"
+    made.mkdir(parents=True)
+    scratch.mkdir()
+    training = {key: unit[key] for key in ("epochs", "batch_size", "max_length", "scope")}
+    summary = debias.tune(
+        made,
+        model=Path(taught().name),
+        pairs=sentences_of(declared, unit),
+        method=config.debias_method(unit),
+        training=training | ({} if precision == "float32" else {"precision": precision}),
+        selection=None,
+        seed=0,
+        prefix_token=None,
+        where={"pairs": place_of({"data": None, "store": str(folder)}, declared["files"])},
+        machine={"device": "cpu", "threads": 1, "tokens_per_pack": 2048},
+        scratch=scratch,
+    )
+    return unit, summary, made
 
 
 @cache

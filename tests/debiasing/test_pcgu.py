@@ -153,17 +153,22 @@ def test_all_units_are_plain_gradient_descent(models):
         torch.testing.assert_close(after[name], expected, atol=1e-6, rtol=1e-5)
 
 
+READ = [{}, {"partition": "columns"}, {"low_memory": True}, {"micro_batch": 1}, {"every": "epoch"}]
+
+
+@pytest.mark.parametrize("read", READ, ids=str)
 @pytest.mark.parametrize("direction", pcgu.DIRECTIONS)
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
-def test_a_step_is_told_in_its_length_and_clipped(models, kind, direction):
+def test_a_step_is_told_in_its_length_and_clipped(models, kind, direction, read, tmp_path):
     """Clipped, it points where it pointed; a bound that is not reached changes no bit."""
     model, pairs = models[kind]
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     def step(clip):
-        after, said, _ = stepped(model, pairs, direction=direction, clip=clip)
+        after, said, method = stepped(model, pairs, tmp_path / str(clip), direction=direction, clip=clip, **read)
         moved = torch.cat([(after[name] - before[name]).double().flatten() for name in before])
-        assert said["moved"] == pytest.approx(moved.norm().item(), rel=1e-4)
+        assert ("moved" in said) == (read != {"every": "epoch"})
+        assert method.moved == pytest.approx(moved.norm().item(), rel=1e-4)
         return moved
 
     free = step(None)

@@ -1,17 +1,19 @@
 """Tuning in bfloat16: the passes are, the weights, the updates and what is measured are not."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from pipeline import recipe, sweep
-from pipeline.debiasing import dpo, pcgu, tuning
-from pipeline.debiasing.pairs import both, scores
-from pipeline.precision import computing
+from pipeline import debiasing, recipe, sweep
+from pipeline.debiasing import bias_unlearn, dpo, pcgu, tuning
+from pipeline.debiasing.pairs import both, outputs, scores, scores_in
+from pipeline.precision import PRECISIONS, computing
 from pipeline.store import Store
 from pipeline.training import causal, pretraining
-from tests.debiasing import planted
+from tests.debiasing import planted, planted_bert
 from tests.tiny_language_model import tiny_language_model
 
 MAKES = [(planted.llama, "causal"), (planted.gpt2, "causal"), (planted.bert, "masked")]
@@ -29,7 +31,7 @@ def test_gradients_are_those_of_float32_up_to_bfloat16(make, family):
     model = make()
     before = planted.weights(model)
     full = gradients(model, family)
-    with computing(model, "bfloat16"):
+    with computing([model], "bfloat16"):
         half = gradients(model, family)
     assert full.keys() == half.keys()
     assert any(not half[name].equal(full[name]) for name in full)
@@ -40,12 +42,38 @@ def test_gradients_are_those_of_float32_up_to_bfloat16(make, family):
     assert planted.same_bits(planted.weights(model), before)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("make", "family"), MAKES)
+def test_the_head_and_what_it_reads_stay_in_float32(make, family):
+    model = make()
+    told = planted.token_pairs(family)
+    with computing([model], "bfloat16"):
+        logits = outputs(model, both(told))[0]
+        body = model.base_model(torch.tensor([told[0].stereotype.tokens]), output_hidden_states=True)
+        assert scores_in(logits, both(told)).equal(scores(model, both(told)))
+    assert logits.dtype == torch.float32
+    assert not logits.equal(logits.bfloat16().float())
+    assert body.last_hidden_state.dtype == torch.float32
+    full = model.base_model(torch.tensor([told[0].stereotype.tokens])).last_hidden_state
+    torch.testing.assert_close(body.last_hidden_state, full, atol=0.1, rtol=0.1)
+    assert not body.last_hidden_state.equal(full)
+
+
+def test_a_forward_of_its_own_comes_back():
+    """accelerate gives modules one; and one room may stand in another."""
+    model = planted.llama()
+    own = model.model.forward
+    model.model.forward = own
+    with computing([model], "bfloat16"), computing([model], "bfloat16"):
+        assert vars(model.model)["forward"] is not own
+    assert vars(model.model)["forward"] is own
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_afterwards_the_model_computes_as_before(precision):
     model = planted.llama()
     sides = both(planted.token_pairs())
     before = scores(model, sides)
-    with pytest.raises(planted.Killed), computing(model, precision):
+    with pytest.raises(planted.Killed), computing([model], precision):
         assert scores(model, sides).equal(before) == (precision == "float32")
         raise planted.Killed
     assert scores(model, sides).equal(before)
@@ -55,7 +83,7 @@ def test_a_step_that_bfloat16_could_not_hold_is_made():
     """Between two neighbours of bfloat16 lies 2^-8 of their size: few of these steps would show."""
     model = planted.llama()
     before = planted.weights(model)
-    with computing(model, "bfloat16"):
+    with computing([model], "bfloat16"):
         pcgu.Method(model, pcgu.Settings(share=1.0, learning_rate=1e-6, direction="both")).step(planted.token_pairs())
     after = planted.weights(model)
     moved = [(after[name] - before[name]).abs().max() for name in before]
@@ -63,6 +91,80 @@ def test_a_step_that_bfloat16_could_not_hold_is_made():
     changed = sum(int((after[name] != before[name]).sum()) for name in before)
     seen = sum(int((after[name].bfloat16() != before[name].bfloat16()).sum()) for name in before)
     assert changed > 10 * seen
+
+
+QUICK = {
+    "pcgu": {"share": 0.5, "learning_rate": 1e-3, "epochs": 2, "direction": "both"},
+    "dpo": {"epochs": 2, "warmup_steps": 0},
+    "bias_unlearn": {"epochs": 2, "warmup_steps": 0},
+    "steering": {},
+    "dpce": {"attributes": [["he"], ["she", "woman"]], "epochs": 2},
+    "auto_debias": {
+        **{"tuples": [["he", "she"]], "stereotypes": ["slow", "old"], "vocabulary": 5, "beam": 2, "prompt_length": 2},
+        "learning_rate": 1e-3,
+    },
+}
+
+
+def test_every_method_is_quick():
+    assert sorted(QUICK) == debiasing.methods()
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        *QUICK.items(),
+        ("dpo", QUICK["dpo"] | {"lora_rank": 0}),
+        ("bias_unlearn", QUICK["bias_unlearn"] | {"lora_rank": 0}),
+    ],
+)
+def test_in_the_stage_every_method_computes_in_it_and_nothing_else_does(name, changed, tmp_path, monkeypatch):
+    """Which dtypes the linear layers of all models gave while the stage tuned, and while it measured."""
+    from pipeline.stages import debias
+
+    seen = {"tuning": set(), "measuring": set(), "head": set()}
+    doing = ["tuning"]
+
+    def watch(module, _, output):
+        if isinstance(module, torch.nn.Linear):
+            seen["head" if module.out_features > 48 else doing[0]].add(output.dtype)
+
+    def measured(scorer, exam):
+        doing[0] = "measuring"
+        scorer.perplexity("he is slow.")
+        doing[0] = "tuning"
+        return {"bias": 0.0, "meaningful": 1.0, "perplexity": 1.0}
+
+    monkeypatch.setattr(debias, "_measured", measured)
+    results = {}
+    for precision in PRECISIONS:
+        for each in seen.values():
+            each.clear()
+        hook = torch.nn.modules.module.register_module_forward_hook(watch)
+        try:
+            _, _, made = planted_bert.staged(name, changed, tmp_path / precision, precision)
+        finally:
+            hook.remove()
+        results[precision] = load_file(made / "model.safetensors")
+        assert (torch.bfloat16 in seen["tuning"]) == (precision == "bfloat16")
+        assert seen["measuring"] == {torch.float32} and seen["head"] <= {torch.float32}
+    before = load_file(Path(planted_bert.taught().name) / "model.safetensors")
+    full, half = (results[precision] for precision in PRECISIONS)
+    assert any(not half[key].equal(full[key]) for key in full)
+    # the two went the same way, and by about as much
+    moved = [torch.cat([(each[key] - before[key]).double().flatten() for key in before]) for each in (full, half)]
+    assert torch.nn.functional.cosine_similarity(*moved, 0) > 0.8
+    assert 0.7 < moved[0].norm() / moved[1].norm() < 1.4
+
+
+def test_at_the_start_the_incoming_model_is_no_other():
+    """Whose copy is asked in the same precision: the distance from it is 0, and not a rounding."""
+    model = planted.llama()
+    settings = bias_unlearn.Settings(lora_rank=0, adversarial=0.0)
+    method = bias_unlearn.Method(model, settings)
+    with computing([model, *method.references], "bfloat16"):
+        method.begin(planted.token_pairs())
+        assert method.step(planted.token_pairs())["near"] == pytest.approx(0.0, abs=1e-7)
 
 
 SETTINGS = {

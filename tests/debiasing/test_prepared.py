@@ -6,10 +6,8 @@ import pandas
 import pytest
 from safetensors.torch import load_file
 
-from pipeline import config
-from pipeline.recipe.identity import place_of, sentences_of
 from pipeline.stages import debias
-from tests.debiasing.planted_bert import taught
+from tests.debiasing.planted_bert import staged, taught
 
 STEPPED = {
     "steering": ({}, {"difference"}),
@@ -25,24 +23,7 @@ STEPPED = {
 def test_stage(name, tmp_path, monkeypatch):
     monkeypatch.setattr(debias, "_measured", lambda *_: {"bias": 0.0, "meaningful": 1.0, "perplexity": 1.0})
     changed, told = STEPPED[name]
-    unit = config.debiasing(name, changed)
-    declared = config.stereotypes(unit["data"])
-    made, scratch = tmp_path / "made", tmp_path / "scratch"
-    made.mkdir()
-    scratch.mkdir()
-    summary = debias.tune(
-        made,
-        model=Path(taught().name),
-        pairs=sentences_of(declared, unit),
-        method={"name": name, "version": unit["version"], **config.settings(unit, *config.OF_TUNING)},
-        training={key: unit[key] for key in ("epochs", "batch_size", "max_length", "scope")},
-        selection=None,
-        seed=0,
-        prefix_token=None,
-        where={"pairs": place_of({"data": None, "store": str(tmp_path)}, declared["files"])},
-        machine={"device": "cpu", "threads": 1, "tokens_per_pack": 2048},
-        scratch=scratch,
-    )
+    unit, summary, made = staged(name, changed, tmp_path)
     assert summary["relative_norm"] > 0 and summary["epoch"] == unit["epochs"]
     epochs = pandas.read_parquet(made / "epochs.parquet")
     assert told <= set(epochs.columns) and len(epochs) == unit["epochs"] + 1

@@ -36,6 +36,44 @@ def test_the_nearest_to_even_that_still_speaks_is_taken(records, chosen):
     assert tuning.nearest(perplexity_rise=0.05, meaningful_fall=0.02)(records) == chosen
 
 
+class Telling:
+    """A method that moves nothing, and tells the steps by their number; at an epoch's end what it is given."""
+
+    largest = ("longest",)
+
+    def __init__(self, last_words):
+        self.last_words, self.steps = last_words, 0
+
+    def step(self, examples):
+        self.steps += 1
+        return {"mean": float(self.steps), "longest": float(-self.steps)}
+
+    def end_epoch(self):
+        return self.last_words
+
+    def state(self):
+        return {}
+
+    def load_state(self, state):
+        pass
+
+
+def told_by(last_words) -> list[dict]:
+    method, measure = Telling(last_words), lambda _: record(0.0)
+    options = {"epochs": 2, "batch_size": 2, "seed": 0, "measure": measure, "choose": tuning.last}
+    return tuning.tune(torch.nn.Linear(1, 1), [1, 2, 3, 4, 5], method, **options)[0]
+
+
+def test_what_a_method_tells_of_an_epoch():
+    """Three steps an epoch: of some the mean, of some the largest, and its last words."""
+    _, first, second = told_by({"end": 7.0})
+    assert (first["mean"], first["longest"], first["end"]) == (2.0, -1.0, 7.0)
+    assert (second["mean"], second["longest"], second["end"]) == (5.0, -4.0, 7.0)
+    assert "end" not in told_by(None)[1]
+    with pytest.raises(FloatingPointError, match="end became inf at the end of epoch 1; lower debias.learning_rate"):
+        told_by({"end": math.inf})
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """A model, trained in the MLP of its second layer alone, to say she of a nurse; of a miner it was taught neither.
