@@ -11,12 +11,13 @@ __all__ = ["Donor", "Findings", "Flip", "Provenance", "rich_table", "warnings", 
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
-    """Write table.csv, table.parquet, table.md, pairs.csv, tradeoff.png, .svg, .html and report.md into `folder`.
+    """Write table.csv, table.parquet, table.md, pairs.csv, controls.csv, tradeoff.png, .svg, .html and report.md into `folder`.
 
     The folder must exist. The same findings give the same bytes.
     """
     written = table.write(findings.table, folder, findings.axes)
     written += pairs.write(findings.pairs, folder)
+    written += pairs.write(findings.controls, folder, "controls.csv")
     written += figure.write(findings.table, folder, findings.axes)
     for name, text in (("tradeoff.html", page.page(findings)), ("report.md", markdown.report(findings))):
         (folder / name).write_text(text, encoding="utf-8")

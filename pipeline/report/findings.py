@@ -56,6 +56,7 @@ class Findings:
                 Optional columns: `accuracy_items`, `weights_sha256`.
     command:    the exact command, as typed.
     axes:       names of the other swept overrides, which have a column each.
+    controls:   as pairs, of every cell and its control: model, bias, accuracy_set, seed, of, cell, control, and the same.
     pairs:      one row for two cells of a base: model, bias, accuracy_set, seed, cell, other, and of bias and accuracy
                 change, low, high, p, p_holm, effect.
     warnings:   sentences, most often from `words.warnings`.
@@ -69,4 +70,5 @@ class Findings:
     flips: list[Flip] = field(default_factory=list)
     provenance: Provenance = field(default_factory=dict)
     pairs: DataFrame | None = None
+    controls: DataFrame | None = None
     title: str = "Bias and accuracy of merged models"

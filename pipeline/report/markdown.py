@@ -48,6 +48,9 @@ def report(findings: Findings, figure: str = "tradeoff.png") -> str:
             pipes(DataFrame(verdicts)) if verdicts else "No merge.",
             "",
         ]
+    if findings.controls is not None and len(findings.controls):
+        lines += ["## Beside their controls", "", escape(prose.HOW_CONTROLLED), ""]
+        lines += [pipes(pairs.short(findings.controls)), ""]
     if findings.pairs is not None and len(findings.pairs):
         more = len(findings.pairs) - pairs.SHOWN
         lines += ["## The merges against each other", "", escape(prose.HOW_PAIRED), ""]

@@ -58,7 +58,8 @@ def page(findings: Findings) -> str:
             _figures([title for title, _ in drawn], table, findings.axes),
             _table(table, findings.axes),
             _verdicts(table, findings.axes),
-            _pairs(findings.pairs),
+            _compared(findings.controls, "Beside their controls", prose.HOW_CONTROLLED, "controls.csv", opened=True),
+            _compared(findings.pairs, "The merges against each other", prose.HOW_PAIRED, "pairs.csv"),
             _donors(findings),
             _flips(findings.flips),
             _provenance(findings),
@@ -197,7 +198,7 @@ def _verdicts(table: DataFrame, axes: tuple[str, ...]) -> str:
     )
 
 
-def _pairs(found: DataFrame | None) -> str:
+def _compared(found: DataFrame | None, title: str, how: str, file: str, opened: bool = False) -> str:
     if found is None or found.empty:
         return ""
     frame = pairs.short(found)
@@ -214,8 +215,8 @@ def _pairs(found: DataFrame | None) -> str:
         for line, (_, row) in zip(frame.itertuples(index=False), found.iterrows(), strict=True)
     )
     return (
-        f'<h2>The merges against each other</h2>\n<p class="small">{escape(prose.HOW_PAIRED)}</p>\n<details><summary>'
-        f"{len(found):,} {'pair' if len(found) == 1 else 'pairs'}, as in pairs.csv</summary>"
+        f'<h2>{title}</h2>\n<p class="small">{escape(how)}</p>\n<details{" open" * opened}><summary>'
+        f"{len(found):,} {'pair' if len(found) == 1 else 'pairs'}, as in {file}</summary>"
         f'<div class="scroll"><table class="sortable"><thead><tr>{_head(frame.columns)}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></details>"
     )

@@ -1,4 +1,4 @@
-"""Cells of one base compared with each other: pairs.csv, and the same for the page and the report."""
+"""Cells of one base compared with each other, or with their controls: pairs.csv, controls.csv, and the same as text."""
 
 from pathlib import Path
 
@@ -12,12 +12,10 @@ SHOWN = 66  # pairs in report.md; the page and pairs.csv have all
 WHERE = ("model", "bias", "accuracy_set", "seed")
 
 
-def write(pairs: DataFrame | None, folder: Path) -> list[Path]:
-    """Write pairs.csv, which has no row where there are no two cells to compare."""
-    (DataFrame() if pairs is None else pairs).to_csv(
-        folder / "pairs.csv", index=False, na_rep="nan", lineterminator="\n"
-    )
-    return [folder / "pairs.csv"]
+def write(pairs: DataFrame | None, folder: Path, name: str = "pairs.csv") -> list[Path]:
+    """Write a table of comparisons, which has no row where there are no two cells to compare."""
+    (DataFrame() if pairs is None else pairs).to_csv(folder / name, index=False, na_rep="nan", lineterminator="\n")
+    return [folder / name]
 
 
 def short(pairs: DataFrame) -> DataFrame:
@@ -26,7 +24,7 @@ def short(pairs: DataFrame) -> DataFrame:
     shows = {"bias": numerals.score_change, "accuracy": numerals.percent_change}
     return DataFrame(
         [
-            {name: str(row[name]) for name in (*several, "cell", "other")}
+            {name: str(row[name]) for name in (*several, "cell", "other", "control") if name in pairs}
             | {
                 heading: entry
                 for room, show in shows.items()

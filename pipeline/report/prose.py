@@ -19,6 +19,10 @@ HOW_TESTED = (
     "is small, 0.5 medium, 0.8 large. The number of items needed is that with which a difference of the measured size "
     "would stand in four samples of five, after correction for as many comparisons."
 )
+HOW_CONTROLLED = (
+    "A control went as far in every tensor, in a random direction. Cell minus control, paired by item, bias on its signed "
+    "scale; Holm's correction is over these comparisons, bias and accuracy apart."
+)
 HOW_PAIRED = (
     "Cell minus other, paired by item, bias on its signed scale; Holm's correction is over all pairs of the sweep, bias "
     "and accuracy apart."

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from pandas import DataFrame, Series
 
 from pipeline.report import numerals
+from pipeline.report.controls import beside_controls
 from pipeline.report.findings import Donor
 from pipeline.report.table import (
     LEVEL,
@@ -31,11 +33,16 @@ FLAT = 0.02  # an effective weight within this of 0 or of 1 counts as 0 or 1
 
 
 def warnings(
-    table: DataFrame, axes: tuple[str, ...] = (), donors: Sequence[Donor] = (), notes: Sequence[str] = ()
+    table: DataFrame,
+    axes: tuple[str, ...] = (),
+    donors: Sequence[Donor] = (),
+    notes: Sequence[str] = (),
+    controls: DataFrame | None = None,
 ) -> list[str]:
     """Everything a reader must know before believing the table, the gravest first.
 
-    notes: sentences that the stages wrote (slerp fell back to a line, a setting saturated), passed through once each.
+    notes:    sentences that the stages wrote (slerp fell back to a line, a setting saturated), passed through once each.
+    controls: cells compared with their controls, of findings.py.
     """
     table = arrange(table, axes)
     sentences = [f"Without results: {sentence}" for sentence in failures(table, axes)]
@@ -46,8 +53,7 @@ def warnings(
         ruined,
         base_at_chance,
         no_bias_to_reduce,
-        control,
-        control_of_debiasing,
+        partial(beside_controls, compared=controls),
         no_change,
         over_corrected,
         many_tests,
@@ -276,92 +282,6 @@ def stuck_weight(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
             sentences.append(
                 f"{name} gives the donor itself (effective weight about 1) at weight {weights}: it is saturated."
             )
-    return sentences
-
-
-def control(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
-    """Whether the inverted donor does what a random direction of the same size does not."""
-    sentences = []
-    for panel, rows in panels(table):
-        tested = {
-            name: [
-                row
-                for _, row in rows.iterrows()
-                if row["donor"] == name
-                and text(row["debias"]).lower() in ("", "none")
-                and is_finished(row)
-                and not is_base(row)
-                and not truth(row["ruined"])
-            ]
-            for name in ("bias_inverted", "random_direction")
-        }
-        if not tested["bias_inverted"]:
-            continue
-        shown = {name: sum(stands(row, "bias_change") for row in cells) for name, cells in tested.items()}
-        counts = {name: f"{shown[name]} of {len(cells)}" for name, cells in tested.items()}
-        head = f"{panel_name(panel, table)}: "
-        if not tested["random_direction"]:
-            sentences.append(
-                head + "no control in this sweep, so an effect may come from any change of the weights and not from "
-                "the direction of this donor; add donor=bias_inverted,random_direction."
-            )
-        elif shown["bias_inverted"] and not shown["random_direction"]:
-            sentences.append(
-                head + f"the bias-inverted donor changes the bias measurably in {counts['bias_inverted']} merges, a "
-                f"random direction of the same size in none of {len(tested['random_direction'])}: as far as "
-                f"{_items(tested['bias_inverted'][0])} can tell, the effect comes from the direction."
-            )
-        elif shown["bias_inverted"]:
-            sentences.append(
-                head
-                + f"the bias-inverted donor changes the bias measurably in {counts['bias_inverted']} merges, but a "
-                f"random direction of the same size does so too, in {counts['random_direction']}: the effect "
-                f"cannot be put down to the direction of the donor."
-            )
-        elif shown["random_direction"]:
-            sentences.append(
-                head + f"a random direction changes the bias measurably in {counts['random_direction']} merges and the "
-                f"bias-inverted donor in none of {len(tested['bias_inverted'])}: this donor does not debias."
-            )
-        else:
-            sentences.append(
-                head + "neither the bias-inverted donor nor a random direction of the same size changes the bias "
-                "measurably: no debiasing is shown."
-            )
-    return sentences
-
-
-def control_of_debiasing(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
-    """Whether a debiasing does what a random direction of the same size (debias.control=true) does not."""
-    sentences = []
-    for panel, rows in panels(table):
-        tested: dict[str, list[Series]] = {}
-        for _, row in rows.iterrows():
-            if is_finished(row) and not is_base(row) and not truth(row["ruined"]):
-                tested.setdefault(text(row["debias"]), []).append(row)
-        for name in sorted(tested.keys() - {"", "none"}):
-            if name.endswith(" control"):
-                continue
-            cells, controls = tested[name], tested.get(f"{name} control", [])
-            shown, by_chance = (sum(stands(row, "bias_change") for row in each) for each in (cells, controls))
-            head = f"{panel_name(panel, table)}: {name} changes the bias measurably in {shown} of {len(cells)} cells, "
-            if not controls:
-                sentences.append(
-                    head + "and no control is in this sweep, so an effect may come from any change of the weights; add "
-                    "debias.control=false,true."
-                )
-            else:
-                sentences.append(
-                    head
-                    + f"a random direction of the same size in {by_chance} of {len(controls)}: "
-                    + (
-                        "no debiasing is shown."
-                        if not shown
-                        else "the effect cannot be put down to its direction."
-                        if by_chance
-                        else f"as far as {_items(cells[0])} can tell, the effect comes from the direction."
-                    )
-                )
     return sentences
 
 

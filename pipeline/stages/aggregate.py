@@ -5,6 +5,8 @@ import math
 import re
 from pathlib import Path
 
+from pipeline.stages import comparisons
+
 PLACE = ("model", "donor", "merge", "weight", "debias", "bias", "accuracy_set", "seed")
 GROUPS = (
     "model",
@@ -17,7 +19,6 @@ GROUPS = (
     "seed",
 )  # overrides that have a column already
 FLIPS = 10
-OUTCOME = ("change", "low", "high", "p", "p_holm", "effect")  # of a comparison, in pairs.csv
 
 
 def axes(records: list[dict]) -> tuple[str, ...]:
@@ -127,71 +128,6 @@ def _corrected(frame):
             )
         ]
     return frame
-
-
-def pairs(records: list[dict], frame, most: int):
-    """Every cell against every other of the same base, examined in the same way: cell minus other, paired by item.
-
-    Of each room change, low, high, p, p_holm (over all pairs here, bias and accuracy apart) and effect (Cohen's d_z).
-    Cells with the same weights stand for one. A base with more than `most` cells is left out.
-    """
-    import itertools
-
-    import pandas
-
-    from pipeline.stages.evaluate import difference
-    from pipeline.statistics import holm
-
-    columns = {f"{room}_{part}": float for room in ("bias", "accuracy") for part in OUTCOME}
-    rows, names = [], _names(records, frame)
-    for results in _comparable(records).values():
-        if not 2 <= len(results) <= most:
-            continue
-        called = [names[_place(record)] for record, _ in results]
-        for (name, (_, one)), (other, (_, two)) in itertools.combinations(zip(called, results, strict=True), 2):
-            told = {key: one["row"][key] for key in ("model", "bias", "accuracy_set", "seed")}
-            told |= {"cell": name, "other": other}
-            for room in ("bias", "accuracy"):
-                folders = [Path(result["marks"].get(room, ["", ""])[1]) for result in (one, two)]
-                if all((folder / "marks.parquet").is_file() for folder in folders) and room in one.get("exams", {}):
-                    outcome = difference(one["exams"][room], *folders, seed=one["row"]["seed"])
-                    told |= {
-                        f"{room}_{part}": outcome.get(f"{room}_change{'' if part == 'change' else f'_{part}'}")
-                        for part in OUTCOME
-                    }
-            rows.append(told)
-    found = pandas.DataFrame(rows, columns=["model", "bias", "accuracy_set", "seed", "cell", "other", *columns])
-    found = found.astype(columns)
-    for room in ("bias", "accuracy"):
-        found[f"{room}_p_holm"] = holm(found[f"{room}_p"].to_numpy())
-    return found
-
-
-def _comparable(records: list[dict]) -> dict[str, list]:
-    """(record, result) of the finished merges by what they were compared with, those of the same weights once."""
-    groups: dict[str, dict[str, tuple]] = {}
-    for record in records:
-        result = record.get("result")
-        row = result and result["row"]
-        if (
-            row
-            and row.get("base_id")
-            and not (row["merge"] == "keep" and row["debias"] == "none")
-            and not row["ruined"]
-        ):
-            same = row.get("weights_sha256") or row["merge_key"]
-            groups.setdefault(row["base_id"], {}).setdefault(same, (record, result))
-    return {base: list(cells.values()) for base, cells in groups.items()}
-
-
-def too_many(records: list[dict], most: int) -> list[str]:
-    """Bases with more cells than are compared pair by pair, in a sentence."""
-    return [
-        f"{cells[0][1]['row']['model']} · {cells[0][1]['row']['bias']}: {len(cells)} cells, so they were not compared with each other, pair by "
-        f"pair; stages=[aggregate] sweep=DIR pairs={len(cells)} does so, for {len(cells) * (len(cells) - 1) // 2:,} pairs."
-        for cells in _comparable(records).values()
-        if len(cells) > most > 0
-    ]
 
 
 def shown(record: dict, named: tuple[str, ...]) -> dict:
@@ -315,21 +251,27 @@ def findings(records: list[dict], frame, command: str, provenance: dict, most: i
     from pipeline import report
 
     named, told, names = axes(records), donors(records), _names(records, frame)
+
+    def called(record: dict) -> str:
+        return names[_place(record)]
+
+    controls = comparisons.controls(records, called, lambda record: shown(record, named))
     notes = sorted(
         {
-            f"{names[_place(record)]}: {note}"
+            f"{called(record)}: {note}"
             for record in records
             if record.get("result")
             for note in record["result"]["notes"]
         }
     )
-    notes = [*notes, *twins(records), *too_many(records, most)]
+    notes = [*notes, *twins(records), *comparisons.too_many(records, most)]
     return report.Findings(
         table=frame,
-        pairs=pairs(records, frame, most),
+        pairs=comparisons.pairs(records, called, most),
+        controls=controls,
         command=command,
         axes=named,
-        warnings=report.warnings(frame, named, told, notes),
+        warnings=report.warnings(frame, named, told, notes, controls),
         donors=told,
         flips=flips(records, names),
         provenance=provenance,

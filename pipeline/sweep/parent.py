@@ -117,7 +117,9 @@ def aggregate(sweep: Sweep, pairs: int) -> int:
         out.print(f"- and {len(findings.warnings) - WARNINGS} more in report.md and on the page", style="yellow")
     out.print(f"page:   {results / 'tradeoff.html'}   (open it in a browser; it works offline)", soft_wrap=True)
     out.print(f"figure: {results / 'tradeoff.png'} (and .svg)", soft_wrap=True)
-    out.print(f"table:  {results / 'table.csv'} (and .parquet, .md), pairs.csv, report.md", soft_wrap=True)
+    out.print(
+        f"table:  {results / 'table.csv'} (and .parquet, .md), pairs.csv, controls.csv, report.md", soft_wrap=True
+    )
     if sweep.record["tracking"]:
         from pipeline import tracking
 

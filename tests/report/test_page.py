@@ -110,6 +110,7 @@ def test_odd_tables_have_a_page(rows, tmp_path):
         "table.parquet",
         "table.md",
         "pairs.csv",
+        "controls.csv",
         "tradeoff.png",
         "tradeoff.svg",
         "tradeoff.html",

@@ -38,10 +38,7 @@ def verdict(row, base=BASE, of=bias_verdict):
         ([cell(effective_weight=0.0), cell(weight=0.5, effective_weight=-0.001)], "leaves the base as it is"),
         ([cell()], "Pocket sets (bias=pocket_bbq and accuracy=pocket) are for trying out, not for publishing."),
         ([cell()], "add donor=bias_inverted,random_direction"),
-        ([cell(**CLEAR), cell(donor="random_direction", signed=0.21)], "the effect comes from the direction"),
-        ([cell(**CLEAR), cell(donor="random_direction", **CLEAR)], "cannot be put down to the direction"),
-        ([cell(signed=0.21), cell(donor="random_direction", **CLEAR)], "this donor does not debias"),
-        ([cell(signed=0.21), cell(donor="random_direction", signed=0.21)], "no debiasing is shown"),
+        ([cell(**CLEAR), cell(donor="random_direction", signed=0.21)], "could not be compared with each other"),
         (
             [cell(weight=w / 20, bias_change_p=0.0001 * w) for w in range(1, 13)],
             "12 changes of bias were tested at 5 %",
@@ -61,22 +58,56 @@ def test_rules_on_the_base():
 def test_nothing_to_warn_of():
     rows = [cell("ties", **CLEAR), cell("ties", donor="random_direction", signed=0.2201)]
     real = {"bias": "bbq", "accuracy_set": "superglue"}
-    told = warnings(DataFrame([{**row, **real} for row in (BASE, *rows)]))
-    assert len(told) == 1 and "the effect comes from the direction" in told[0]
+    compared = DataFrame([against_control(-0.11, 0.001, "bias_inverted") | real])
+    told = warnings(DataFrame([{**row, **real} for row in (BASE, *rows)]), controls=compared)
+    assert len(told) == 1 and "that effect comes from the direction" in told[0]
 
 
 def test_a_control_that_does_nothing_is_not_a_missing_effect():
     assert "did not change" not in said(cell(**CLEAR), cell(donor="random_direction", signed=0.2199))
 
 
-def test_a_debiasing_is_told_beside_its_control():
-    tuned = {"donor": "checkpoints", "debias": "pcgu"}
-    alone = said(cell(**tuned | CLEAR))
-    assert "pcgu changes the bias measurably in 1 of 1 cells, and no control" in alone
-    beside = said(cell(**tuned | CLEAR), cell(**tuned | {"debias": "pcgu control", "signed": 0.2201}))
-    assert "a random direction of the same size in 0 of 1: as far as" in beside
-    both = said(cell(**tuned | CLEAR), cell(**tuned | CLEAR | {"debias": "pcgu control"}))
-    assert "in 1 of 1: the effect cannot be put down to its direction" in both
+def against_control(change, p, of="pcgu", low=None, high=None, **more):
+    """One row of `controls`."""
+    panel = {key: cell()[key] for key in ("model", "bias", "accuracy_set")}
+    low, high = change - 0.04 if low is None else low, change + 0.04 if high is None else high
+    return panel | {"of": of, "bias_change": change, "bias_low": low, "bias_high": high, "bias_p_holm": p} | more
+
+
+BESIDE = [  # change of the cell, of the control, their differences, what is said
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001)], "(-0.110† [-0.150, -0.070]): that effect comes from the direction"),
+    (CLEAR, CLEAR, [(-0.11, 0.001)], "that effect comes from the direction"),
+    (CLEAR, {"signed": 0.21}, [(-0.03, 0.2)], "the effect cannot be told from that of any change of the weights"),
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001, -0.2, 0.01)], "the effect cannot be told from that of any change"),
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.02, 0.9)], "of 2 that were set beside their control 1 differ"),
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.12, 0.9)], "(-0.110† [-0.150, -0.070], the largest): that effect"),
+    (CLEAR, {"signed": 0.21}, [], "the two could not be compared with each other"),
+    (CLEAR, {"signed": 0.21}, [(np.nan, np.nan)], "the two could not be compared with each other"),
+    ({"signed": 0.21}, CLEAR, [(0.11, 0.001)], "no debiasing is shown"),
+    ({"signed": 0.21}, {"signed": 0.21}, [(0.0, 1.0)], "no debiasing is shown"),
+]
+
+
+@pytest.mark.parametrize("of", ["pcgu", "bias_inverted"])
+@pytest.mark.parametrize(("treated", "control", "differences", "words"), BESIDE)
+def test_what_is_concluded_is_concluded_from_the_difference(of, treated, control, differences, words):
+    kinds = {
+        "pcgu": ({"donor": "checkpoints", "debias": "pcgu"}, {"donor": "checkpoints", "debias": "pcgu control"}),
+        "bias_inverted": ({"donor": "bias_inverted"}, {"donor": "random_direction"}),
+    }[of]
+    rows = [cell(**kind | change) for kind, change in zip(kinds, (treated, control), strict=True)]
+    compared = [against_control(*each[:2], of, *each[2:]) for each in differences]
+    strangers = [against_control(-0.5, 0.0, of, bias="another"), against_control(-0.5, 0.0, "dpo")]
+    told = [
+        line for line in said(*rows, controls=DataFrame(compared + strangers)).split("\n") if "random direction" in line
+    ]
+    assert len(told) == 1 and words in told[0]
+
+
+def test_without_a_control_it_says_how_to_get_one():
+    alone = said(cell(**{"donor": "checkpoints", "debias": "pcgu"} | CLEAR))
+    assert "pcgu changes the bias measurably in 1 of 1 cell, and no control is in this sweep" in alone
+    assert "add debias.control=false,true" in alone
 
 
 def test_ruined_cells_count_neither_as_effect_nor_as_over_correction():

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.bias import lm_eval
 from pipeline.errors import ConfigError
-from pipeline.stages import aggregate
+from pipeline.stages import aggregate, comparisons
 from pipeline.stages.evaluate import difference
 from pipeline.statistics import holm
 
@@ -165,8 +165,12 @@ def three(tmp_path):
     return found
 
 
+def called(record) -> str:
+    return f"{record['result']['row']['merge']} {record['result']['row']['weight']}"
+
+
 def test_pairs_are_paired_differences_corrected_over_all_of_them(three):
-    pairs = aggregate.pairs(three, aggregate.table(three), 12).set_index(["cell", "other"])
+    pairs = comparisons.pairs(three, called, 12).set_index(["cell", "other"])
     assert list(pairs.index) == [("ties 0.3", "slerp 0.3"), ("ties 0.3", "dare 0.3"), ("slerp 0.3", "dare 0.3")]
     assert pairs.bias_change.tolist() == pytest.approx([0.02, 0.8, 0.78])
     assert (pairs.bias_low < pairs.bias_change).all() and (pairs.bias_change < pairs.bias_high).all()
@@ -190,21 +194,20 @@ def test_pairs_of_a_borrowed_task_are_judged_by_its_ideal(tmp_path):
 
 
 def test_pairs_leave_out_what_cannot_be_compared(three):
-    frame = aggregate.table(three)
-    assert aggregate.pairs(three, frame, 2).empty and aggregate.pairs(three, frame, 0).empty
-    assert "stages=[aggregate] sweep=DIR pairs=3 does so, for 3 pairs" in aggregate.too_many(three, 2)[0]
-    assert aggregate.too_many(three, 3) == aggregate.too_many(three, 0) == []
+    assert comparisons.pairs(three, called, 2).empty and comparisons.pairs(three, called, 0).empty
+    assert "stages=[aggregate] sweep=DIR pairs=3 does so, for 3 pairs" in comparisons.too_many(three, 2)[0]
+    assert comparisons.too_many(three, 3) == comparisons.too_many(three, 0) == []
     three[0]["result"]["row"] |= {"base_id": "another"}
-    assert len(aggregate.pairs(three, aggregate.table(three), 12)) == 1
+    assert len(comparisons.pairs(three, called, 12)) == 1
     three[1]["result"]["row"] |= {"ruined": True}
-    assert aggregate.pairs(three, aggregate.table(three), 12).empty
+    assert comparisons.pairs(three, called, 12).empty
 
 
 def test_pairs_of_one_model_are_none_and_lost_marks_are_nan(three):
     three[1]["result"]["row"] |= {"weights_sha256": "w-ties-0.3"}
-    assert len(aggregate.pairs(three, aggregate.table(three), 12)) == 1
+    assert len(comparisons.pairs(three, called, 12)) == 1
     three[2]["result"]["marks"] = {"bias": ["", "nowhere"]}
-    lost = aggregate.pairs(three, aggregate.table(three), 12)
+    lost = comparisons.pairs(three, called, 12)
     assert lost.filter(regex="bias_|accuracy_[^s]").isna().all(axis=None)
 
 
@@ -216,6 +219,61 @@ def test_the_report_has_the_pairs(three):
     text = report(found)
     assert "## The merges against each other" in text and "+0.800† [0.6" in text
     assert "3 pairs, as in pairs.csv" in page(found)
+
+
+def beside(tmp_path, of: str, more: dict[str, list], **row):
+    """Records of one cell and its controls, by what is their draw; the answers of each."""
+    found = []
+    for draw, answers in more.items():
+        control = draw != "cell"
+        changed = {"donor": {"donor": "random_direction" if control else "bias_inverted"}}.get(
+            of, {"debias": f"{of} control" if control else of}
+        )
+        each = record("ties", 0.3, **changed | {"weights_sha256": f"w-{draw}"} | row)
+        each["overrides"] |= {f"{of}.draw": draw} if control else {}
+        each["result"]["marks"] = {"bias": ["", crows_marks(tmp_path / of / draw, answers)]}
+        found.append(each)
+    return found
+
+
+@pytest.mark.parametrize(("of", "told"), [("donor", "bias_inverted"), ("pcgu", "pcgu")])
+def test_every_cell_is_set_beside_its_controls(tmp_path, of, told):
+    """By item and in one direction, cell minus control; corrected over these comparisons, and over no others."""
+    answers = {"cell": [1] * 30 + [0] * 70, "0": [1] * 70 + [0] * 30, "1": [1] * 69 + [0] * 31}
+    records = beside(tmp_path, of, answers)
+    for turned in (records, records[::-1]):
+        found = comparisons.controls(turned, called, lambda each: each["overrides"]).sort_values("bias_change")
+        assert found.of.tolist() == [told, told] and found.bias_change.tolist() == pytest.approx([-0.8, -0.78])
+        assert found.bias_p_holm.tolist() == pytest.approx(holm(found.bias_p)) and found.accuracy_change.isna().all()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"merge": "slerp"}, {"weight": 0.5}, {"base_id": "another"}, {"ruined": True}, {"debias": "dpo control"}],
+)
+def test_a_cell_and_another_ones_control_are_not_compared(tmp_path, other):
+    cell, control = beside(tmp_path, "pcgu", {"cell": [1, 0], "0": [0, 1]})
+    settings = lambda each: {key: value for key, value in each["overrides"].items() if "." in key}  # noqa: E731
+    assert len(comparisons.controls([cell, control], called, settings)) == 1
+    control["result"]["row"] |= other
+    assert comparisons.controls([cell, control], called, settings).empty
+
+
+def test_other_settings_are_not_controls(tmp_path):
+    cell, control = beside(tmp_path, "pcgu", {"cell": [1, 0], "0": [0, 1]})
+    control["overrides"]["debias.units"] = "7"
+    assert comparisons.controls([cell, control], called, lambda each: each["overrides"]).empty
+
+
+def test_the_report_says_what_a_control_leaves_of_an_effect(tmp_path):
+    from pipeline.report.markdown import report
+    from pipeline.report.page import page
+
+    answers = {"cell": [1] * 30 + [0] * 70, "0": [1] * 70 + [0] * 30}
+    records = beside(tmp_path, "pcgu", answers, bias_change_p=0.001)
+    found = aggregate.findings(records, aggregate.table(records), "command", {})
+    assert "that effect comes from the direction" in "\n".join(found.warnings)
+    assert "## Beside their controls" in report(found) and "1 pair, as in controls.csv" in page(found)
 
 
 def test_a_wrong_number_of_pairs_is_refused():

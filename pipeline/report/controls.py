@@ -1,0 +1,87 @@
+"""Whether a donor or a debiasing does what a random direction of the same size does not, in words.
+
+That one change stands after correction and another does not is no difference between the two (Gelman, Stern 2006, The American
+Statistician): cells are set beside their controls item by item, and what is concluded is concluded from that.
+"""
+
+from pandas import DataFrame, Series
+
+from pipeline.report import numerals
+from pipeline.report.table import LEVEL, is_base, is_finished, panel_name, panels, stands, text, truth
+
+INVERTED = "bias_inverted"
+ADD = {INVERTED: "donor=bias_inverted,random_direction"}  # what makes the control of each; of the others:
+ADD_DEBIASING = "debias.control=false,true"
+
+
+def beside_controls(table: DataFrame, axes: tuple[str, ...], compared: DataFrame | None) -> list[str]:
+    """One sentence for a panel and what has, or should have, a control in it; compared: `controls` of findings.py."""
+    sentences = []
+    for panel, rows in panels(table):
+        tested = _tested(rows)
+        for of in [name for name in tested if not name.endswith(" control")]:
+            cells, controls = tested[of], tested.get(f"{of} control", [])
+            subject, cell = ("the bias-inverted donor", "merge") if of == INVERTED else (of, "cell")
+            head = (
+                f"{panel_name(panel, table)}: {subject} changes the bias measurably in "
+                f"{sum(stands(row, 'bias_change') for row in cells)} of {len(cells)} {cell}{'s' * (len(cells) != 1)}, "
+            )
+            if not controls:
+                sentences.append(
+                    head
+                    + "and no control is in this sweep, so an effect may come from any change of the weights and not from "
+                    f"its direction; add {ADD.get(of, ADD_DEBIASING)}."
+                )
+                continue
+            found = _of(compared, panel, of)
+            sentences.append(
+                head
+                + f"a random direction of the same size in {sum(stands(row, 'bias_change') for row in controls)} of "
+                f"{len(controls)}; {_conclusion(found, any(stands(row, 'bias_change') for row in cells))}"
+            )
+    return sentences
+
+
+def _tested(rows: DataFrame) -> dict[str, list[Series]]:
+    """The cells of a panel that count, by what is to be shown of them; of controls with the word behind it."""
+    tested: dict[str, list[Series]] = {}
+    for _, row in rows.iterrows():
+        if is_finished(row) and not is_base(row) and not truth(row["ruined"]):
+            name = text(row["debias"])
+            if name.lower() in ("", "none"):
+                name = {INVERTED: INVERTED, "random_direction": f"{INVERTED} control"}.get(text(row["donor"]))
+            if name:
+                tested.setdefault(name, []).append(row)
+    return dict(sorted(tested.items(), key=lambda entry: entry[0] != INVERTED))
+
+
+def _of(compared: DataFrame | None, panel: tuple[str, str, str], of: str) -> DataFrame:
+    if compared is None or compared.empty:
+        return DataFrame({name: [] for name in ("bias_change", "bias_low", "bias_high", "bias_p_holm")}, dtype=float)
+    model, bias, accuracy = panel
+    here = (compared["model"] == model) & (compared["bias"] == bias) & (compared["accuracy_set"] == accuracy)
+    found = compared[here & (compared["of"] == of)]
+    return found[found["bias_change"].notna()]
+
+
+def _conclusion(found: DataFrame, shown: bool) -> str:
+    if found.empty and not shown:
+        return "no debiasing is shown."
+    if found.empty:
+        return "the two could not be compared with each other, so it is not known whether an effect comes from its direction."
+    apart = found[(found["bias_p_holm"] <= LEVEL) & ((found["bias_low"] > 0) | (found["bias_high"] < 0))]
+    largest = (apart if len(apart) else found).sort_values("bias_change", key=abs, kind="stable").iloc[-1]
+    by = numerals.interval(
+        numerals.score_change,
+        largest["bias_change"],
+        largest["bias_low"],
+        largest["bias_high"],
+        sign="†" if len(apart) else "",
+    )
+    words = f"of {len(found)} that were set beside their control {len(apart)} differ from it measurably ({by}"
+    words += ", the largest): " if len(found) > 1 else "): "
+    if not shown:
+        return words + "no debiasing is shown."
+    if len(apart):
+        return words + "that effect comes from the direction."
+    return words + "the effect cannot be told from that of any change of the weights of this size."
