@@ -240,6 +240,13 @@ def test_a_debiasing_makes_a_donor(cell):
     assert told["source"].endswith("tuned by pcgu on pocket_stereotypes") and told["settings"]["epochs"] == 2
 
 
+def test_an_unusual_training_is_told_of_a_donor(cell):
+    usual, unusual = cell("merge=ties"), cell("merge=ties", "donor.lora_rank=4", "donor.precision=bfloat16")
+    told = origin(unusual.config, unusual.donors[0])
+    assert (told["lora_rank"], told["precision"]) == (4, "bfloat16")
+    assert not {"lora_rank", "precision"} & origin(usual.config, usual.donors[0]).keys()
+
+
 def test_a_tuned_cell_end_to_end(cell):
     """PCGU on a random model: the row says what it came to, and the control is as long and points elsewhere."""
     rows = {}

@@ -89,6 +89,7 @@ def test_four_cells_print_five_rows(first):
 def test_every_result_is_there_and_the_terminal_says_where(first):
     folder = results(first)[0]
     assert sorted(path.name for path in folder.iterdir()) == [
+        "controls.csv",
         "pairs.csv",
         "report.md",
         "table.csv",

@@ -418,6 +418,9 @@ def _model_card(config: dict, base: Artifact, donors: list[Artifact]) -> dict:
     }
 
 
+UNTOLD = {"lora_rank": 0, "precision": "float32"}  # settings of a donor that are told where they are not these
+
+
 def origin(config: dict, artifact: Artifact) -> dict:
     """Where a model came from: its source and what pins it, or what was done to make it."""
     if artifact.stage.name != "fetch":
@@ -428,6 +431,7 @@ def origin(config: dict, artifact: Artifact) -> dict:
             data = f", trained on {unit['data']}" if "data" in unit else ""
         words = ("trained", "origin", "settings", "half", "draw", "coefficient")
         parts = {word: unit[word] for word in words if unit.get(word) is not None}
+        parts |= {word: unit[word] for word, usual in UNTOLD.items() if unit.get(word, usual) != usual}
         return {"source": f"{unit['name']} of {config['model']['base']}{data}", **parts, "key": artifact.key}
     pinned = artifact.inputs["pinned"]
     told = {key: value for key, value in pinned.items() if isinstance(value, str) and key in ("revision", "sha256")}
