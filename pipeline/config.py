@@ -22,6 +22,7 @@ class Model:
     base: str = MISSING  # a source: hub:org/name@revision, path:DIR or wheel:dist@version/file
     sha256: str | None = None  # of the file inside a wheel
     prefix_token: str | None = None  # what stands before a text without context; null = lm-eval's rule
+    chat_template: bool = False  # questions (accuracy tasks, BBQ, lm-eval's tasks) are put as the user's turn of a chat
 
 
 @dataclasses.dataclass

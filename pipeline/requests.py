@@ -4,6 +4,7 @@ A request is one of `LogLikelihood`, `Rolling`, `Generate`; a plain (context, co
 """
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -54,6 +55,7 @@ class Generate(NamedTuple):
 
 
 Request = LogLikelihood | Rolling | Generate
+Chat = Callable[[list[dict[str, str]]], str]  # the turns of a chat -> the text that a model reads, its answer opened
 
 
 class Answer(NamedTuple):

@@ -70,6 +70,7 @@ def test_what_must_not_change_a_number_is_not_in_a_key(cell, override):
         ("bias.options=true", {"answer", "mark"}),
         ("bias.judging.normalise=byte", {"mark"}),
         ("model.prefix_token=a", {"merged", "answer", "mark", "accuracy"}),
+        ("model.chat_template=true", {"answer", "mark", "accuracy"}),
         ("machine.dtype=bfloat16", {"answer", "mark", "accuracy"}),
         ("seed=1", {"merged", "answer", "mark", "accuracy"}),
     ],

@@ -12,7 +12,7 @@ from pipeline.accuracy import harness_tasks, tally
 from pipeline.accuracy import settings as declared
 from pipeline.accuracy.settings import TaskSettings
 from pipeline.errors import ConfigError, DataError
-from pipeline.requests import Request
+from pipeline.requests import Chat, Request
 
 
 class Exam:
@@ -84,6 +84,7 @@ def load(
     limit: int | None = None,
     between: tuple[float, float] = (0.0, 1.0),
     of_accuracy: bool = True,
+    chat: Chat | None = None,
 ) -> Exam:
     """The exam of conf/accuracy/<name>.yaml.
 
@@ -93,6 +94,7 @@ def load(
     limit: the first so many items of each task, at least 1; None = all.
     between: the range in which the metric gives each item a number.
     of_accuracy: refuse a metric of which less is better, or that is no mean over the items.
+    chat: a chat template, by which every prompt is the user's turn; the requests are as many, in the same order.
 
     Raises: ConfigError, DataError.
     Reference: Gao et al., A framework for few-shot language model evaluation (lm-eval), 2024.
@@ -116,7 +118,8 @@ def load(
     draw = settings.get("draw", 0)
     places = {task.name: (task.hub if isinstance(task.hub, dict) else settings.get("hub")) for task in chosen}
     built = [
-        (task, harness_tasks.build(task, files, places[task.name] if hub else None, limit, draw)) for task in chosen
+        (task, harness_tasks.build(task, files, places[task.name] if hub else None, limit, draw, chat))
+        for task in chosen
     ]
     exam = Exam(settings, built, between)
     for task, made in exam._tasks:

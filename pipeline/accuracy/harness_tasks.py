@@ -14,6 +14,7 @@ from pipeline.accuracy import rows
 from pipeline.accuracy.perturb import perturbed
 from pipeline.accuracy.settings import TaskSettings
 from pipeline.errors import ConfigError, DataError
+from pipeline.requests import Chat
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
@@ -27,11 +28,19 @@ def _fewer(one: int | None, other: int | None) -> int | None:
     return min((each for each in (one, other) if each is not None), default=None)
 
 
-def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limit: int | None, draw: int = 0):
+def build(
+    settings: TaskSettings,
+    files: dict[str, Path],
+    hub: dict | None,
+    limit: int | None,
+    draw: int = 0,
+    chat: Chat | None = None,
+):
     """lm-eval's task object with its requests built: the first `limit` items.
 
     hub   {repository, revision, name} where the rows come from the hub; None where they come from `files`
     draw  of the perturbations
+    chat  a chat template: the prompt is the user's turn, as lm-eval builds it
 
     Raises: ConfigError where the task samples, repeats, or has no such metric or filter;
     DataError where rows are missing, malformed or have a label that is no option.
@@ -64,7 +73,9 @@ def build(settings: TaskSettings, files: dict[str, Path], hub: dict | None, limi
                 task.set_fewshot_seed(FEWSHOT_SEED)
             # The bar that lm-eval draws for each task says nothing: building takes a second.
             with contextlib.redirect_stderr(io.StringIO()):
-                task.build_all_requests(limit=_fewer(limit, settings.limit), rank=0, world_size=1, cache_requests=False)
+                spoken = {"apply_chat_template": True, "chat_template": chat} if chat else {}
+                least = _fewer(limit, settings.limit)
+                task.build_all_requests(limit=least, rank=0, world_size=1, cache_requests=False, **spoken)
     except (UndefinedError, KeyError) as error:
         raise DataError(f"{where} lacks a column that the prompt of task {settings.name} asks for: {error}") from error
     _refuse_unknown_labels(task, where)

@@ -14,6 +14,7 @@ A benchmark is a module of this package that has
     MIRROR      which column takes which one's place when stereotype and contrary change places; empty where a bias has
                 no contrary, so that there is no noise floor and no p-value either
     INDEPENDENT True where each cluster is on one side of MIRROR only, as people of two groups are; may be absent
+    QUESTIONS   True where the context is a question that the continuation answers, so that a chat may be had; may be absent
     ONE_SIDED   True where no component can be negative, so that intervals lie in [0, 1]; may be absent
     components(sums) -> array (..., m)       signed components in [-1, 1], nan where undefined
     metrics(marks) -> dict of the benchmark's own published metrics, over all items and per group with n

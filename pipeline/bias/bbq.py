@@ -58,6 +58,7 @@ from pipeline.bias.bbq_rows import OPTIONS
 from pipeline.bias.sample import records
 from pipeline.bias.settings import check
 
+QUESTIONS = True
 COUNTS = ("ambiguous", "ambiguous_biased", "ambiguous_counter", "disambiguated_biased", "disambiguated_counter")
 MIRROR = {
     "ambiguous_biased": "ambiguous_counter",

@@ -1,6 +1,8 @@
 """Our models behind lm-eval's `LM` interface, and answers that were given before behind the same interface."""
 
+import datetime
 import logging
+import re
 
 from jinja2 import TemplateError
 from lm_eval.api.model import LM
@@ -11,6 +13,7 @@ from pipeline.language_model.scorer import Scorer
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling, request
 
 log = logging.getLogger(__name__)
+DAY = datetime.date(2024, 7, 26)  # that LLaMA 3's template names where it knows no other
 
 
 class HarnessLM(LM):
@@ -41,13 +44,16 @@ class HarnessLM(LM):
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as the text that the model reads; it opens with its own BOS, and gets no second one.
 
-        A template that refuses a system message gets the others, with a warning.
+        A template that refuses a system message gets the others, with a warning. One that tells the date is told DAY, so that
+        a number does not depend on when it was made; lm-eval's own backend tells today's.
         add_generation_prompt  end with the opening of an answer; else the last message is left open, to be continued
         """
         settings = {
             "tokenize": False,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": not add_generation_prompt,
+            "date_string": DAY.strftime("%d %b %Y"),
+            "chat_template": _on_that_day(self.scorer.tokenizer.get_chat_template()),
         }
         try:
             return self.scorer.tokenizer.apply_chat_template(chat_history, **settings)
@@ -70,6 +76,16 @@ class HarnessLM(LM):
         """One completion of each prompt; the n-th of equal requests is the n-th sample."""
         asked, places = generations([each.args for each in requests])
         return _texts(self.scorer.answer(asked, "completions"), places)
+
+
+def _on_that_day(template: str) -> str:
+    """A chat template with DAY in the place of today: transformers gives it a clock, and lets nobody set it."""
+    return re.sub(
+        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
+        lambda found: repr(DAY.strftime(found[2])),
+        template,
+        flags=re.DOTALL,
+    )
 
 
 class ReplayLM(LM):

@@ -1,6 +1,7 @@
 """Refused before anything is spent: data, settings, room on the disk, leaks."""
 
 import shutil
+from pathlib import Path
 
 from pipeline import checkpoint, datafiles
 from pipeline import config as configuration
@@ -69,10 +70,26 @@ def _refuse_family(cell: Cell) -> None:
                 "model.prefix_token should be null for a masked model, which has its own beginning, found "
                 f"{config['model']['prefix_token']!r}; set model.prefix_token=null"
             )
+        if config["model"]["chat_template"]:
+            raise ConfigError(
+                "model.chat_template should be false for a masked model, which has no turns, found true; set model.chat_template=false"
+            )
         if statistics == "fisher":
             raise ConfigError(
                 "merge=fisher needs the gradients of a causal model's likelihood, found a masked model; choose another merge"
             )
+    elif config["model"]["chat_template"] and "evaluate" in config["stages"]:
+        _refuse_lack_of_template(cell.base.path)
+
+
+def _refuse_lack_of_template(model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    if not AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True).chat_template:
+        raise ConfigError(
+            f"model.chat_template=true needs a tokenizer with a chat template, found none in {model}; "
+            "set model.chat_template=false, or choose an instruct model"
+        )
 
 
 def _refuse_tuning(cell: Cell) -> None:

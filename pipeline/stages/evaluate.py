@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline import datafiles
 from pipeline.errors import ConfigError, DataError
 from pipeline.halves import lies_in
-from pipeline.requests import Answer, Generate, LogLikelihood, request, shown
+from pipeline.requests import Answer, Chat, Generate, LogLikelihood, request, shown
 from pipeline.stages.donor import device_of
 from pipeline.store import stage
 
@@ -33,19 +33,25 @@ def answer(
     where: dict,
     machine: dict,
     scratch: Path,
+    chat_template: bool = False,
 ) -> dict:
     """Put every request of an exam to the model: answers.parquet, one row a request, in the exam's order.
 
     `family` says whether the model is causal or masked: a benchmark may ask the two differently.
+    chat_template  questions are put as the user's turn of a chat, by the model's own template; what is recorded is the
+                   request without it
     """
     import pandas
 
     from pipeline.requests import written
 
     scorer = _loaded(model, prefix_token, dtype, json.dumps(machine, sort_keys=True))
-    requests = open_exam(exam, where).requests(scorer.family)
+    opened = open_exam(exam, where)
+    requests = opened.requests(scorer.family)
     before = scorer.cut
-    answers = scorer.answer(requests, label=exam["name"], scratch=scratch)
+    answers = scorer.answer(
+        opened.spoken(_chat(scorer)) if chat_template else requests, label=exam["name"], scratch=scratch
+    )
     pandas.DataFrame(
         {"request": [written(asked) for asked in requests]}
         | {field: [getattr(answer, field) for answer in answers] for field in Answer._fields}
@@ -269,6 +275,22 @@ def _opened(exam: str, where: str):
     return kind(told, datafiles.obtain(**json.loads(where)))
 
 
+def _chat(scorer):
+    """The chat template of a model's tokenizer; raises ConfigError where it has none."""
+    from pipeline.language_model.harness import HarnessLM
+
+    harness = HarnessLM(scorer)
+    harness.chat_template(True)
+    return harness.apply_chat_template
+
+
+def in_turns(exam: dict) -> bool:
+    """Whether an exam asks questions, which may be put as the user's turn of a chat: tasks of lm-eval, and some benchmarks."""
+    from pipeline import bias
+
+    return "lm_eval" in exam["settings"] or getattr(bias.load(exam["benchmark"]), "QUESTIONS", False)
+
+
 def refuse(exam: dict, judging: dict, where: dict, family: str) -> None:
     """Refuse now what would else fail after a model has answered: settings of the judging, a model that cannot write."""
     opened = open_exam(exam, where)
@@ -310,6 +332,16 @@ class _BiasExam:
 
     def requests(self, family: str) -> list:
         return [each for asked in self._asked(family) for each in asked]
+
+    def spoken(self, chat: Chat) -> list:
+        """As `requests` of a causal model, but that the context is the user's turn, and the continuation the answer."""
+        return [
+            asked._replace(
+                context=chat([{"role": "user", "content": asked.context}]),
+                continuation=asked.continuation.removeprefix(" "),
+            )
+            for asked in self.requests("causal")
+        ]
 
     def judge(self, answers: list, judging: dict, family: str, scores: dict):
         remaining = iter(answers)
@@ -353,10 +385,15 @@ class _AccuracyExam:
     def __init__(self, exam: dict, files: dict[str, Path]):
         from pipeline import accuracy
 
-        self.exam = accuracy.load(exam["settings"], files, exam["limit"])
+        self._load = functools.partial(accuracy.load, exam["settings"], files, exam["limit"])
+        self.exam = self._load()
 
     def requests(self, family: str) -> list:
         return [request(each) for each in self.exam.requests()]
+
+    def spoken(self, chat: Chat) -> list:
+        """As `requests`, in as many turns of a chat: as lm-eval puts its tasks."""
+        return [request(each) for each in self._load(chat=chat).requests()]
 
     def judge(self, answers: list, judging: dict, family: str, scores: dict):
         return self.exam.judge(answers)
@@ -387,7 +424,8 @@ class _BorrowedExam:
         }
         whole = {"name": exam["name"], "hub": None if files else self.settings["hub"], "tasks": {task: declared}}
         between = (self.settings["low"], self.settings["high"])
-        self.exam = accuracy.load(whole, files, exam["limit"], between, of_accuracy=False)
+        self._load = functools.partial(accuracy.load, whole, files, exam["limit"], between, of_accuracy=False)
+        self.exam = self._load()
         if not all(isinstance(asked, LogLikelihood) for asked in self.exam.requests()):
             raise ConfigError(
                 f"bias.task should ask for log-likelihoods, and {task} asks for something else: choose another"
@@ -404,6 +442,10 @@ class _BorrowedExam:
 
     def requests(self, family: str) -> list:
         return [request(each) for each in self.exam.requests()]
+
+    def spoken(self, chat: Chat) -> list:
+        """As `requests`, in as many turns of a chat: as lm-eval puts its tasks."""
+        return [request(each) for each in self._load(chat=chat).requests()]
 
     def judge(self, answers: list, judging: dict, family: str, scores: dict):
         """The marks, and in words which option each item's answer was."""

@@ -25,6 +25,24 @@ def declaration(name: str) -> dict:
     return yaml.safe_load((ROOT / "conf" / "accuracy" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
+def chatted(turns: list[dict], add_generation_prompt: bool = True) -> str:
+    """A chat template: each turn in brackets, the answer opened."""
+    text = "".join(f"<{turn['role']}>{turn['content']}</{turn['role']}>" for turn in turns)
+    return text + "<assistant>" if add_generation_prompt else text.removesuffix(f"</{turns[-1]['role']}>")
+
+
+class Chatting:
+    """What lm-eval asks of a model besides its answers, where a chat template is applied."""
+
+    tokenizer_name = "none"
+
+    def chat_template(self, chat_template=False):
+        return "a template"
+
+    def apply_chat_template(self, turns, add_generation_prompt=True):
+        return chatted(turns, add_generation_prompt)
+
+
 @pytest.fixture
 def answer():
     return lambda requests: [hashed(*request[:2]) for request in requests]
@@ -37,7 +55,7 @@ def evaluated():
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    class HashLM(LM):
+    class HashLM(Chatting, LM):
         def loglikelihood(self, requests):
             return [hashed(*request.args)[:2] for request in requests]
 
@@ -47,7 +65,7 @@ def evaluated():
         def generate_until(self, requests):
             raise NotImplementedError
 
-    def run(folder, task, rows, limit, cache, split="validation"):
+    def run(folder, task, rows, limit, cache, split="validation", chat=False):
         overrides = {
             "dataset_path": "json",
             "dataset_name": None,
@@ -56,7 +74,7 @@ def evaluated():
         }
         manager = TaskManager(include_defaults=False, include_path=str(folder))
         found = manager.load({"group": "redirected", "task": [{"task": task, **overrides}]})
-        output = evaluate(HashLM(), {"tasks": found["tasks"]}, limit=limit, bootstrap_iters=0)
+        output = evaluate(HashLM(), {"tasks": found["tasks"]}, limit=limit, bootstrap_iters=0, apply_chat_template=chat)
         return output["results"][task], sorted(output["samples"][task], key=lambda sample: sample["doc_id"])
 
     return run

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.accuracy import chance, identity, load, metrics
 from pipeline.errors import ConfigError, DataError
+from tests.accuracy.conftest import chatted
 
 TASKS = ["pocket_facts", "pocket_causes", "pocket_reading"]
 
@@ -30,6 +31,22 @@ def test_equals_lm_eval(pocket, answer, evaluated, tmp_path, limit, metric):
         requests += [tuple(arguments) for sample in samples for arguments in sample["arguments"]]
     assert [request[:2] for request in exam.requests()] == requests
     assert found["accuracy"] == pytest.approx(sum(found[task] for task in TASKS) / 3)
+
+
+def test_a_chat_is_put_as_lm_eval_puts_it(pocket, answer, evaluated, tmp_path):
+    """As many requests as without, in the same order, so that the same judge reads the answers."""
+    settings, files = pocket
+    plain, spoken = load(settings, files, 7), load(settings, files, 7, chat=chatted)
+    asked, requests, values = spoken.requests(), [], []
+    marks = plain.judge(answer(asked))
+    for task in TASKS:
+        _, samples = evaluated(files[f"{task}.yaml"].parent, task, files[f"{task}.jsonl"], 7, tmp_path, chat=True)
+        requests += [tuple(arguments) for sample in samples for arguments in sample["arguments"]]
+        values += [sample[settings["tasks"][task]["metric"]] for sample in samples]
+    assert [request[:2] for request in asked] == requests and marks["value"].tolist() == values
+    assert all(request.context.startswith("<user>") and request.context.endswith("<assistant>") for request in asked)
+    for one, other in zip(plain.requests(), asked, strict=True):
+        assert f"<user>{one.context}</user>" in other.context and one.continuation == f" {other.continuation}"
 
 
 def test_judging_twice_gives_the_same(pocket, answer):

@@ -10,15 +10,15 @@ import yaml
 from pipeline import accuracy
 from pipeline.errors import ConfigError, DataError
 from pipeline.requests import Answer, Generate, LogLikelihood, Rolling
-from tests.accuracy.conftest import ROOT, hashed
+from tests.accuracy.conftest import ROOT, Chatting, chatted, hashed
 
 SETS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "conf" / "accuracy").glob("*.yaml"))}
 
 
-def exam(name, real_data, limit=6, **changed):
+def exam(name, real_data, limit=6, chat=None, **changed):
     settings = SETS[name] | changed
     return settings, accuracy.load(
-        settings, {key: real_data / file["path"] for key, file in settings["files"].items()}, limit
+        settings, {key: real_data / file["path"] for key, file in settings["files"].items()}, limit, chat=chat
     )
 
 
@@ -38,7 +38,7 @@ def evaluated(tmp_path_factory):
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    class FakeLM(LM):
+    class FakeLM(Chatting, LM):
         def loglikelihood(self, requests):
             return [said(LogLikelihood(*request.args))[:2] for request in requests]
 
@@ -48,7 +48,7 @@ def evaluated(tmp_path_factory):
         def generate_until(self, requests):
             return [said(Generate(request.args[0])).texts[0] for request in requests]
 
-    def run(definition, rows, examples=None, num_fewshot=0, limit=6):
+    def run(definition, rows, examples=None, num_fewshot=0, limit=6, chat=False):
         import lm_eval
 
         folder = tmp_path_factory.mktemp("task")
@@ -71,7 +71,7 @@ def evaluated(tmp_path_factory):
         )
         task = TaskManager(include_defaults=False).load(str(folder / "task.yaml"))["tasks"]["redirected"]
         task.set_fewshot_seed(1234)  # as the command line does
-        output = evaluate(FakeLM(), {"redirected": task}, limit=limit, bootstrap_iters=0)
+        output = evaluate(FakeLM(), {"redirected": task}, limit=limit, bootstrap_iters=0, apply_chat_template=chat)
         return output["results"]["redirected"], output["samples"]["redirected"]
 
     return run
@@ -106,6 +106,32 @@ def test_what_is_written_is_judged_as_lm_eval_does_with_examples_in_the_prompt(r
     assert [asked.prompt for asked in requests[:6]] == [sample["arguments"][0][0] for sample in lenient]
     assert requests[0].prompt.count("Question:") == 6 and requests[0].max_tokens == 256
     assert opened.metrics(marks)["gsm8k"] == pytest.approx(result["exact_match,flexible-extract"])
+
+
+def test_a_chat_is_put_as_lm_eval_puts_it_with_examples_and_two_contexts(real_data, evaluated):
+    """Solved examples stand in the one turn; WinoGrande's options are contexts; LAMBADA keeps the space of its word."""
+    for name in ("generation", "reasoning", "language"):
+        settings = SETS[name]
+        place = {file: real_data / spec["path"] for file, spec in settings["files"].items()}
+        wanted = {"gsm8k", "winogrande", "hellaswag", "lambada"} & settings["tasks"].keys()
+        tasks = {task: settings["tasks"][task] for task in wanted}
+        _, opened = exam(name, real_data, tasks=tasks, chat=chatted)
+        for task, keys in tasks.items():
+            few = ("gsm8k.train.jsonl",) if task == "gsm8k" else ()
+            rows = [place[file] for file in (keys["rows"], *few)]
+            definition = keys["definition"].removeprefix("lm_eval:")
+            _, samples = evaluated(definition, *rows, num_fewshot=5 if few else 0, chat=True)
+            theirs = {}
+            for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
+                theirs[sample["doc_id"]] = [arguments[:2] for arguments in sample["arguments"]]
+            places = [numbers for row, _, numbers in opened.items() if row.startswith(f"{task}/")]
+            asked = opened.requests()
+            for numbers, expected in zip(places, theirs.values(), strict=True):
+                for number, (context, rest) in zip(numbers, expected, strict=True):
+                    one = asked[number]
+                    assert (one.prompt if isinstance(one, Generate) else one.context) == context
+                    assert isinstance(one, Generate) or one.continuation == rest
+                    assert context.startswith("<user>") and context.endswith("<assistant>")
 
 
 def test_programs_are_asked_and_run_where_that_is_allowed(real_data):
