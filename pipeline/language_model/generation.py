@@ -2,12 +2,14 @@
 
 A batch holds prompts of like length without any padding: all are read up to the length of the shortest, then token by
 token, and a row goes on reading its prompt until that ends and it writes. So no mask and no position has to be given,
-and it is exact for every architecture that has a cache. The samples of a prompt share what was read of it.
+and it is exact for every architecture that has a cache. The samples of a prompt share what was read of it, and prompts that
+begin alike (solved examples before each question) share their beginning, where a trial shows that the model allows it.
 
 The random numbers of a sample belong to (seed, prompt, sample, token) and come from nowhere else; each picks one token
 by the inverse of the cumulative distribution, in float64. Two models asked the same draw the same numbers.
 """
 
+import copy
 import dataclasses
 import hashlib
 import inspect
@@ -21,15 +23,19 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.language_model.scorer import NO_MEMORY
+from pipeline.language_model.trie import common
 from pipeline.requests import Generate
 
 log = logging.getLogger(__name__)
 
 # A text may not change unless this does: partial answers of another version are not taken up.
-VERSION = 3
+VERSION = 4
 # How many tokens longer than the shortest prompt of a batch another may be, at least. They cost a step each, but up to
 # as many as are to be written, or MOST_SLACK, they are read in the steps in which the others write.
 SLACK, MOST_SLACK = 16, 64
+# Tokens from which on a beginning that prompts share is read once, and nats by which a logit may be another then.
+SHARED, TOLERANCE = 64, 1e-3
 # Packs whose keys and values may be kept at a time; no more than take the memory of the weights, but one in any case.
 KEPT = 8
 # Layers of a cache that hold keys and values and nothing else; those derived from them hold more.
@@ -137,6 +143,17 @@ def pick(probabilities_AV: torch.Tensor, numbers: list[float]) -> list[int]:
     return torch.searchsorted(sums, wanted, right=True)[:, 0].tolist()
 
 
+def _shared(prompts: list[tuple[int, ...]]) -> int:
+    """How many tokens all prompts begin with: those that the first and the last share, in sorted order."""
+    return common(min(prompts), max(prompts))
+
+
+def _joinable(cache: dict) -> list:
+    """The layers of a cache, if they hold keys and values and nothing else; else none."""
+    (layers,) = (getattr(kept, "layers", ()) for kept in cache.values())
+    return list(layers) if layers and all(type(layer) in JOINABLE for layer in layers) else []
+
+
 class Writer:
     """Writes completions with one model.
 
@@ -153,6 +170,8 @@ class Writer:
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])}
         self.ends = sorted(end for end in ends if end is not None)
         known = inspect.signature(model.forward).parameters
+        # Whether the model may go on from a beginning that was read before, and up to which length that was tried.
+        self.shares, self.tried = True, 0
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
         unused = {
             name: value
@@ -167,8 +186,8 @@ class Writer:
         """Tokens whose keys and values are kept at a time: `limit` where a cache holds something else, for it cannot be joined."""
         with torch.inference_mode():
             _, cache = self._step([(0,)], {})
-        (layers,) = (getattr(kept, "layers", ()) for kept in cache.values())
-        if not layers or not all(type(layer) in JOINABLE for layer in layers):
+        layers = _joinable(cache)
+        if not layers:
             return self.limit
         token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
         weights = sum(weight.nbytes for weight in self.model.parameters())
@@ -212,8 +231,21 @@ class Writer:
 
     def _begin(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, dict]:
         """The logits after prompts of one length, and what is kept of them: as many at a time as make a pack."""
-        most = max(1, self.limit // len(prompts[0]))
-        parts = [self._step(prompts[start : start + most], {}) for start in range(0, len(prompts), most)]
+        shared = min(_shared(prompts), len(prompts[0]) - 1) if len(prompts) > 1 else 0
+        if shared < SHARED or not self._may_share(prompts, shared):
+            shared = 0
+        return self._read(prompts, shared)
+
+    def _read(self, prompts: list[tuple[int, ...]], shared: int) -> tuple[torch.Tensor, dict]:
+        """What `_begin` gives; the first `shared` tokens of all are read once."""
+        before = self._step([prompts[0][:shared]], {})[1] if shared else {}
+        most, parts = max(1, self.limit // (len(prompts[0]) - shared)), []
+        for start in range(0, len(prompts), most):
+            some = [prompt[shared:] for prompt in prompts[start : start + most]]
+            cache = copy.deepcopy(before) if start + most < len(prompts) else before
+            if shared:
+                self._select(None, cache, [0] * len(some))
+            parts.append(self._step(some, cache))
         if len(parts) == 1:
             return parts[0]
         caches = [cache for _, whole in parts for cache in whole.values()]
@@ -223,6 +255,32 @@ class Writer:
             for layer in others:  # or all would be held twice
                 layer.keys = layer.values = None
         return torch.cat([logits_AV for logits_AV, _ in parts]), parts[0][1]
+
+    def _may_share(self, prompts: list[tuple[int, ...]], shared: int) -> bool:
+        """Whether the last prompt comes to the same in two parts as in one; tried on the longest so far."""
+        if self.shares and len(prompts[0]) > self.tried:
+            self.tried = len(prompts[0])
+            tried = [prompts[0], prompts[-1]]
+            whole, cache = self._step(tried[1:], {})
+            try:
+                fault = "its cache cannot be joined" if not _joinable(cache) else ""
+                if not fault:
+                    apart = (self._read(tried, shared)[0][1:] - whole).abs().max().item()
+                    exact = self.model.dtype.itemsize >= 4
+                    allowed = TOLERANCE if exact else torch.finfo(self.model.dtype).eps * whole.abs().max().item()
+                    fault = f"a logit is another by {apart:.2g}" if not apart <= allowed else ""
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+                if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY):
+                    raise
+                fault = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+            self.shares = not fault
+            if fault:
+                log.warning(
+                    "%s does not allow reading the shared beginning of prompts once (%s): each is read whole, which is slower",
+                    type(self.model).__name__,
+                    fault,
+                )
+        return self.shares
 
     def _step(self, tokens: list[tuple[int, ...]], cache: dict) -> tuple[torch.Tensor, dict]:
         """The logits after the last of some tokens, and what is kept of all that was read, under the model's name for it."""

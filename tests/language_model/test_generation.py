@@ -44,6 +44,56 @@ def test_greedy_is_transformers_own(name):
     assert all(np.isnan(answer.loglikelihood) and 1 <= answer.tokens <= 24 for answer in answers)
 
 
+CANNOT = {"Mamba"}  # go on from what was read before, several tokens at a time
+ALIKE = [f"{TEXT[:90]} {prompt or 'rain'}"[:110] for prompt in PROMPTS] + [TEXT[:90], TEXT[:94]]
+
+
+def watched(monkeypatch) -> list[tuple[int, int]]:
+    """Rows and tokens of each forward pass of a writer."""
+    read, step = [], generation.Writer._step
+    monkeypatch.setattr(
+        generation.Writer, "_step", lambda self, tokens, cache: read.append((len(tokens), len(tokens[0]))) or step(self, tokens, cache)
+    )  # fmt: skip
+    return read
+
+
+@pytest.mark.parametrize("limit", [512, 128])
+@pytest.mark.parametrize("name", models.ALL)
+def test_a_beginning_that_prompts_share_is_read_once(name, limit, monkeypatch, caplog):
+    """Where the model allows it, the texts are transformers' own; where not, it is found out and they are as well."""
+    monkeypatch.setattr(generation, "SHARED", 8)
+    read = watched(monkeypatch)
+    answers = scorer(name, limit=limit).answer([greedy(prompt, max_tokens=16) for prompt in ALIKE])
+    assert [answer.texts for answer in answers] == [tuple(plain(name, prompt, 16)) for prompt in ALIKE]
+    refused = "does not allow reading the shared beginning of prompts once" in caplog.text
+    if limit == 512:
+        whole = sum(len(prompt) for prompt in scorer(name).encoder.prompts([(text, 16) for text in ALIKE]))
+        passes = sum(rows * length for rows, length in read if length > 1)  # the trial's among them
+        assert refused == (name in CANNOT) and (passes < 0.6 * whole) == (not refused), (passes, whole)
+
+
+def test_samples_of_prompts_that_begin_alike_are_the_same_alone(monkeypatch):
+    monkeypatch.setattr(generation, "SHARED", 8)
+    asked = [Generate(prompt, 2, 12, temperature=1.5, seed=3) for prompt in ALIKE]
+    together = scorer().answer(asked)
+    assert [each.texts for each in together] == [scorer().answer([one])[0].texts for one in asked]
+
+
+def test_a_model_that_goes_on_wrongly_is_found_out(monkeypatch, caplog):
+    """As one would whose positions begin anew in every pass."""
+    monkeypatch.setattr(generation, "SHARED", 8)
+    step = generation.Writer._step
+
+    def forgetful(self, tokens, cache):
+        logits, kept = step(self, tokens, cache)
+        return (logits + 1 if cache and len(tokens[0]) > 1 else logits), kept
+
+    expected = [tuple(plain("Llama", prompt, 8)) for prompt in ALIKE]
+    monkeypatch.setattr(generation.Writer, "_step", forgetful)
+    answers = scorer().answer([greedy(prompt, max_tokens=8) for prompt in ALIKE])
+    assert [answer.texts for answer in answers] == expected and "a logit is another by 1" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["Llama", "Gemma3", "Mamba"])
 def test_long_prompts_are_read_in_packs(name, monkeypatch):
     prompts = [" ".join(WORDS[start : start + 12])[:40] for start in range(0, 60, 5)]
