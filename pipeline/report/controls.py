@@ -78,8 +78,10 @@ def _conclusion(found: DataFrame, shown: bool) -> str:
         largest["bias_high"],
         sign="†" if len(apart) else "",
     )
-    words = f"of {len(found)} that were set beside their control {len(apart)} differ from it measurably ({by}"
-    words += ", the largest): " if len(found) > 1 else "): "
+    if len(found) == 1:
+        words = f"set beside each other, item by item, the two {'differ' if len(apart) else 'do not differ'} measurably ({by}): "
+    else:
+        words = f"of {len(found)} pairs set beside each other {len(apart)} differ measurably ({by}, the largest): "
     if not shown:
         return words + "no debiasing is shown."
     if len(apart):

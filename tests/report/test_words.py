@@ -79,7 +79,7 @@ BESIDE = [  # change of the cell, of the control, their differences, what is sai
     (CLEAR, CLEAR, [(-0.11, 0.001)], "that effect comes from the direction"),
     (CLEAR, {"signed": 0.21}, [(-0.03, 0.2)], "the effect cannot be told from that of any change of the weights"),
     (CLEAR, {"signed": 0.21}, [(-0.11, 0.001, -0.2, 0.01)], "the effect cannot be told from that of any change"),
-    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.02, 0.9)], "of 2 that were set beside their control 1 differ"),
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.02, 0.9)], "of 2 pairs set beside each other 1 differ measurably"),
     (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.12, 0.9)], "(-0.110† [-0.150, -0.070], the largest): that effect"),
     (CLEAR, {"signed": 0.21}, [], "the two could not be compared with each other"),
     (CLEAR, {"signed": 0.21}, [(np.nan, np.nan)], "the two could not be compared with each other"),
