@@ -177,7 +177,13 @@ def test_two_cells_may_not_be_exported_to_one_place():
 
 def test_another_base_brings_its_own_name_and_prefix_token():
     (cell,), _ = sweep.expand(["model.base=path:/models/mine"], False)
-    assert cell["model"] == {"name": "mine", "base": "path:/models/mine", "sha256": None, "prefix_token": None}
+    assert cell["model"] == {
+        "name": "mine",
+        "base": "path:/models/mine",
+        "sha256": None,
+        "prefix_token": None,
+        "chat_template": False,
+    }
     (cell,), _ = sweep.expand(["model.base=path:/models/mine", "model.prefix_token='<|endoftext|>'"], False)
     assert cell["model"]["prefix_token"] == "<|endoftext|>"
     (cell,), _ = sweep.expand([], False)
