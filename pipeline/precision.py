@@ -19,7 +19,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 @contextlib.contextmanager
 def computing(models: Iterable[torch.nn.Module], precision: str) -> Iterator[None]:
-    """Within, the bodies of these models (all but their heads) compute in one of PRECISIONS, forwards and backwards.
+    """Within, the bodies of these models (all but their heads; of one without a body of its own, all) compute in one of PRECISIONS, forwards and backwards.
 
     What they give out is cast to float32. Afterwards they are as they were, whatever happened.
     """

@@ -4,10 +4,12 @@ import contextlib
 import importlib.util
 import io
 import logging
+import random
 import re
 import tempfile
 from pathlib import Path
 
+import numpy
 import yaml
 
 from pipeline.accuracy import rows
@@ -40,7 +42,7 @@ def build(
 
     hub   {repository, revision, name} where the rows come from the hub; None where they come from `files`
     draw  of the perturbations
-    chat  a chat template: the prompt is the user's turn, as lm-eval builds it
+    chat  a chat template: the prompt is the user's turn, each solved example two turns before it, as lm-eval builds it
 
     Raises: ConfigError where the task samples, repeats, or has no such metric or filter;
     DataError where rows are missing, malformed or have a label that is no option.
@@ -57,7 +59,7 @@ def build(
             f"task {settings.name} runs programs that the model writes: use accuracy=generation, which limits them"
         )
     try:
-        with tempfile.TemporaryDirectory(prefix="pipeline-accuracy-") as scratch, _quiet():
+        with tempfile.TemporaryDirectory(prefix="pipeline-accuracy-") as scratch, _quiet(), _same_chance():
             if path and path.suffix == ".raw":
                 path = rows.pages(path, Path(scratch))
             examples = files[settings.fewshot_rows] if path and settings.fewshot_rows else None
@@ -73,13 +75,28 @@ def build(
                 task.set_fewshot_seed(FEWSHOT_SEED)
             # The bar that lm-eval draws for each task says nothing: building takes a second.
             with contextlib.redirect_stderr(io.StringIO()):
-                spoken = {"apply_chat_template": True, "chat_template": chat} if chat else {}
+                spoken = (
+                    {"apply_chat_template": True, "chat_template": chat, "fewshot_as_multiturn": True} if chat else {}
+                )
                 least = _fewer(limit, settings.limit)
                 task.build_all_requests(limit=least, rank=0, world_size=1, cache_requests=False, **spoken)
     except (UndefinedError, KeyError) as error:
         raise DataError(f"{where} lacks a column that the prompt of task {settings.name} asks for: {error}") from error
     _refuse_unknown_labels(task, where)
     return task
+
+
+@contextlib.contextmanager
+def _same_chance():
+    """Some tasks of lm-eval shuffle their options by `random`: built again, to be judged or as a chat, they are the same."""
+    python, array = random.getstate(), numpy.random.get_state()
+    random.seed(0)  # as lm-eval's command line does, and 1234 for numpy
+    numpy.random.seed(1234)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(array)
 
 
 def items(task) -> list[tuple[int, list]]:

@@ -80,12 +80,18 @@ class HarnessLM(LM):
 
 def _on_that_day(template: str) -> str:
     """A chat template with DAY in the place of today: transformers gives it a clock, and lets nobody set it."""
-    return re.sub(
+    told = re.sub(
         r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
         lambda found: repr(DAY.strftime(found[2])),
         template,
         flags=re.DOTALL,
     )
+    if re.search(r"strftime_now\s*\(", told):
+        raise ConfigError(
+            "a chat template should ask for the date in a format that is written out, found strftime_now of something else, "
+            "by which numbers would depend on the day; set model.chat_template=false"
+        )
+    return told
 
 
 class ReplayLM(LM):

@@ -361,7 +361,7 @@ def _examined(
     config: dict, store: Store, exam: dict, model: Artifact, reads: dict, against: dict | None
 ) -> dict[str, Artifact]:
     where = place_of(config, files_of(config, config[exam["room"]]))
-    spoken = {"chat_template": True} if config["model"]["chat_template"] and evaluate.in_turns(exam) else {}
+    spoken = {"chat_template": 1} if config["model"]["chat_template"] and evaluate.in_turns(exam) else {}
     answers = store.want(evaluate.answer, model=model, exam=exam, where=where, **reads, **spoken)
     judging = config[exam["room"]].get("judging", {})
     classified = {

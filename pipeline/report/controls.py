@@ -7,7 +7,18 @@ Statistician): cells are set beside their controls item by item, and what is con
 from pandas import DataFrame, Series
 
 from pipeline.report import numerals
-from pipeline.report.table import LEVEL, is_base, is_finished, panel_name, panels, stands, text, truth
+from pipeline.report.table import (
+    LEVEL,
+    cell_name,
+    is_base,
+    is_finished,
+    panel_name,
+    panels,
+    stands,
+    text,
+    truth,
+    varying,
+)
 
 INVERTED = "bias_inverted"
 ADD = {INVERTED: "donor=bias_inverted,random_direction"}  # what makes the control of each; of the others:
@@ -16,7 +27,7 @@ ADD_DEBIASING = "debias.control=false,true"
 
 def beside_controls(table: DataFrame, axes: tuple[str, ...], compared: DataFrame | None) -> list[str]:
     """One sentence for a panel and what has, or should have, a control in it; compared: `controls` of findings.py."""
-    sentences = []
+    sentences, names = [], varying(table, axes)
     for panel, rows in panels(table):
         tested = _tested(rows)
         for of in [name for name in tested if not name.endswith(" control")]:
@@ -27,19 +38,31 @@ def beside_controls(table: DataFrame, axes: tuple[str, ...], compared: DataFrame
                 f"{sum(stands(row, 'bias_change') for row in cells)} of {len(cells)} {cell}{'s' * (len(cells) != 1)}, "
             )
             if not controls:
+                lost = "its control is ruined" if _any_ruined(rows, of) else "no control is in this sweep"
                 sentences.append(
-                    head
-                    + "and no control is in this sweep, so an effect may come from any change of the weights and not from "
+                    head + f"and {lost}, so an effect may come from any change of the weights and not from "
                     f"its direction; add {ADD.get(of, ADD_DEBIASING)}."
                 )
                 continue
-            found = _of(compared, panel, of)
+            shown = {cell_name(row, names): row["bias_change"] for row in cells if stands(row, "bias_change")}
             sentences.append(
                 head
                 + f"a random direction of the same size in {sum(stands(row, 'bias_change') for row in controls)} of "
-                f"{len(controls)}; {_conclusion(found, any(stands(row, 'bias_change') for row in cells))}"
+                f"{len(controls)}; {_conclusion(_of(compared, panel, of), shown)}"
             )
     return sentences
+
+
+def _any_ruined(rows: DataFrame, of: str) -> bool:
+    return any(
+        truth(row["ruined"])
+        and (
+            text(row["donor"]) == "random_direction" and text(row["debias"]).lower() in ("", "none")
+            if of == INVERTED
+            else text(row["debias"]) == f"{of} control"
+        )
+        for _, row in rows.iterrows()
+    )
 
 
 def _tested(rows: DataFrame) -> dict[str, list[Series]]:
@@ -57,33 +80,36 @@ def _tested(rows: DataFrame) -> dict[str, list[Series]]:
 
 def _of(compared: DataFrame | None, panel: tuple[str, str, str], of: str) -> DataFrame:
     if compared is None or compared.empty:
-        return DataFrame({name: [] for name in ("bias_change", "bias_low", "bias_high", "bias_p_holm")}, dtype=float)
+        return DataFrame({name: [] for name in ("cell", "bias_change", "bias_low", "bias_high", "bias_p_holm")})
     model, bias, accuracy = panel
     here = (compared["model"] == model) & (compared["bias"] == bias) & (compared["accuracy_set"] == accuracy)
     found = compared[here & (compared["of"] == of)]
     return found[found["bias_change"].notna()]
 
 
-def _conclusion(found: DataFrame, shown: bool) -> str:
-    if found.empty and not shown:
+def _conclusion(found: DataFrame, shown: dict[str, float]) -> str:
+    """shown: the changes of bias that stand, by their cells; each must differ that way from all of its controls."""
+    if not shown:
         return "no debiasing is shown."
-    if found.empty:
-        return "the two could not be compared with each other, so it is not known whether an effect comes from its direction."
-    apart = found[(found["bias_p_holm"] <= LEVEL) & ((found["bias_low"] > 0) | (found["bias_high"] < 0))]
-    largest = (apart if len(apart) else found).sort_values("bias_change", key=abs, kind="stable").iloc[-1]
+    told = found[found["cell"].isin(shown)]
+    if told.empty:
+        return (
+            "they could not be compared with each other, so it is not known whether an effect comes from its direction."
+        )
+    beyond = (told["bias_p_holm"] <= LEVEL) & ((told["bias_low"] > 0) | (told["bias_high"] < 0))
+    beyond &= told["bias_change"] * told["cell"].map(shown) > 0
+    whole = beyond.groupby(told["cell"]).all()
+    of_these = told[told["cell"].map(whole)] if whole.any() else told
+    largest = of_these.sort_values("bias_change", key=abs, kind="stable").iloc[-1]
     by = numerals.interval(
         numerals.score_change,
         largest["bias_change"],
         largest["bias_low"],
         largest["bias_high"],
-        sign="†" if len(apart) else "",
+        sign="†" * bool(beyond[largest.name]),
     )
-    if len(found) == 1:
-        words = f"set beside each other, item by item, the two {'differ' if len(apart) else 'do not differ'} measurably ({by}): "
-    else:
-        words = f"of {len(found)} pairs set beside each other {len(apart)} differ measurably ({by}, the largest): "
-    if not shown:
-        return words + "no debiasing is shown."
-    if len(apart):
-        return words + "that effect comes from the direction."
+    words = f"set beside {'its control' if len(told) == 1 else 'their controls'}, item by item, {whole.sum()} of {len(whole)} "
+    words += f"still {'has' if whole.sum() == 1 else 'have'} it ({by}{'' if len(told) == 1 else ', the largest'}): "
+    if whole.any():
+        return words + "that is more than a random direction of the same size does."
     return words + "the effect cannot be told from that of any change of the weights of this size."

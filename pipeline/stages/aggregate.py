@@ -255,7 +255,10 @@ def findings(records: list[dict], frame, command: str, provenance: dict, most: i
     def called(record: dict) -> str:
         return names[_place(record)]
 
-    controls = comparisons.controls(records, called, lambda record: shown(record, named))
+    models = _model_names(records)
+    controls = comparisons.controls(
+        records, called, lambda record: {key: record["overrides"].get(key) for key in named}, models
+    )
     notes = sorted(
         {
             f"{called(record)}: {note}"
@@ -267,7 +270,7 @@ def findings(records: list[dict], frame, command: str, provenance: dict, most: i
     notes = [*notes, *twins(records), *comparisons.too_many(records, most)]
     return report.Findings(
         table=frame,
-        pairs=comparisons.pairs(records, called, most),
+        pairs=comparisons.pairs(records, called, most, models),
         controls=controls,
         command=command,
         axes=named,

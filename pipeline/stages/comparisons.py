@@ -6,16 +6,17 @@ from pathlib import Path
 
 OUTCOME = ("change", "low", "high", "p", "p_holm", "effect")  # of a comparison, of bias and of accuracy
 PANEL = ("model", "bias", "accuracy_set", "seed")
-OF_CONTROLS = ("draw", "control")  # settings in which a control differs from its cell
+OF_CONTROLS = ("donor.draw", "debias.draw", "debias.control")  # settings in which a control differs from its cell
 
 Named = Callable[[dict], str]  # what the report calls the cell of a record
 
 
-def pairs(records: list[dict], called: Named, most: int):
+def pairs(records: list[dict], called: Named, most: int, models: dict[str, str] | None = None):
     """Every cell against every other of the same base, examined in the same way: cell minus other, paired by item.
 
     Of each room change, low, high, p, p_holm (over all pairs here, bias and accuracy apart) and effect (Cohen's d_z).
     Cells with the same weights stand for one. A base with more than `most` cells is left out.
+    models: what the table calls a base, by its key.
     """
     return _compared(
         (
@@ -25,10 +26,13 @@ def pairs(records: list[dict], called: Named, most: int):
             for one, other in itertools.combinations(cells, 2)
         ),
         ("cell", "other"),
+        models or {},
     )
 
 
-def controls(records: list[dict], called: Named, settings: Callable[[dict], dict]):
+def controls(
+    records: list[dict], called: Named, settings: Callable[[dict], dict], models: dict[str, str] | None = None
+):
     """Every cell against its control, which went as far in every tensor, in a random direction: cell minus control.
 
     of        bias_inverted, whose control is donor=random_direction; or the debiasing, whose control has debias.control
@@ -42,6 +46,7 @@ def controls(records: list[dict], called: Named, settings: Callable[[dict], dict
             for of, cell, control in _controlled(records, settings)
         ),
         ("of", "cell", "control"),
+        models or {},
     )
 
 
@@ -63,7 +68,7 @@ def _controlled(records: list[dict], settings: Callable[[dict], dict]) -> Iterat
 
 def _fixed(settings: dict) -> dict:
     """The settings that a cell and its control share."""
-    return {key: value for key, value in settings.items() if key.rpartition(".")[2] not in OF_CONTROLS}
+    return {key: value for key, value in settings.items() if key not in OF_CONTROLS}
 
 
 def comparable(records: list[dict]) -> dict[str, list[dict]]:
@@ -96,17 +101,28 @@ def too_many(records: list[dict], most: int) -> list[str]:
     return told
 
 
-def _compared(asked: Iterable[tuple[dict, dict, dict]], heads: tuple[str, ...]):
-    """One row a comparison: (what it is called, the result of one cell, that of the other)."""
+def _compared(asked: Iterable[tuple[dict, dict, dict]], heads: tuple[str, ...], models: dict[str, str]):
+    """One row a comparison: (what it is called, the result of one cell, that of the other).
+
+    Rows that rest on the same marks (of accuracy, where several bias sets were asked) are one test for Holm's correction.
+    """
     import pandas
 
     from pipeline.statistics import holm
 
     columns = {f"{room}_{part}": float for room in ("bias", "accuracy") for part in OUTCOME}
-    rows = [{key: one["row"][key] for key in PANEL} | words | _differences(one, other) for words, one, other in asked]
+    rows, tests = [], {"bias": [], "accuracy": []}
+    for words, one, other in asked:
+        panel = {key: one["row"][key] for key in PANEL}
+        panel["model"] = models.get(one["row"]["base_key"], panel["model"])
+        rows.append(panel | words | _differences(one, other))
+        for room, made in tests.items():
+            made.append(str([result["marks"].get(room) for result in (one, other)]))
     found = pandas.DataFrame(rows, columns=[*PANEL, *heads, *columns]).astype(columns)
-    for room in ("bias", "accuracy"):
-        found[f"{room}_p_holm"] = holm(found[f"{room}_p"].to_numpy())
+    for room, made in tests.items():
+        p = found.groupby(pandas.Series(made, dtype=object))[f"{room}_p"].max()
+        corrected = dict(zip(p.index, holm(p.to_numpy()), strict=True))
+        found[f"{room}_p_holm"] = pandas.Series(made, dtype=object).map(corrected).astype(float)
     return found
 
 

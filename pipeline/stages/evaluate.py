@@ -33,13 +33,13 @@ def answer(
     where: dict,
     machine: dict,
     scratch: Path,
-    chat_template: bool = False,
+    chat_template: int = 0,
 ) -> dict:
     """Put every request of an exam to the model: answers.parquet, one row a request, in the exam's order.
 
     `family` says whether the model is causal or masked: a benchmark may ask the two differently.
-    chat_template  questions are put as the user's turn of a chat, by the model's own template; what is recorded is the
-                   request without it
+    chat_template  above 0, questions are put as the user's turn of a chat, by the model's own template; what is recorded is
+                   the request without it. The number is a version, of how that is done
     """
     import pandas
 

@@ -74,7 +74,14 @@ def evaluated():
         }
         manager = TaskManager(include_defaults=False, include_path=str(folder))
         found = manager.load({"group": "redirected", "task": [{"task": task, **overrides}]})
-        output = evaluate(HashLM(), {"tasks": found["tasks"]}, limit=limit, bootstrap_iters=0, apply_chat_template=chat)
+        output = evaluate(
+            HashLM(),
+            {"tasks": found["tasks"]},
+            limit=limit,
+            bootstrap_iters=0,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
         return output["results"][task], sorted(output["samples"][task], key=lambda sample: sample["doc_id"])
 
     return run

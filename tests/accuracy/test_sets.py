@@ -71,7 +71,14 @@ def evaluated(tmp_path_factory):
         )
         task = TaskManager(include_defaults=False).load(str(folder / "task.yaml"))["tasks"]["redirected"]
         task.set_fewshot_seed(1234)  # as the command line does
-        output = evaluate(FakeLM(), {"redirected": task}, limit=limit, bootstrap_iters=0, apply_chat_template=chat)
+        output = evaluate(
+            FakeLM(),
+            {"redirected": task},
+            limit=limit,
+            bootstrap_iters=0,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
         return output["results"]["redirected"], output["samples"]["redirected"]
 
     return run
@@ -109,7 +116,7 @@ def test_what_is_written_is_judged_as_lm_eval_does_with_examples_in_the_prompt(r
 
 
 def test_a_chat_is_put_as_lm_eval_puts_it_with_examples_and_two_contexts(real_data, evaluated):
-    """Solved examples stand in the one turn; WinoGrande's options are contexts; LAMBADA keeps the space of its word."""
+    """Solved examples are turns of their own; WinoGrande's options are contexts; LAMBADA keeps the space of its word."""
     for name in ("generation", "reasoning", "language"):
         settings = SETS[name]
         place = {file: real_data / spec["path"] for file, spec in settings["files"].items()}
@@ -132,6 +139,7 @@ def test_a_chat_is_put_as_lm_eval_puts_it_with_examples_and_two_contexts(real_da
                     assert (one.prompt if isinstance(one, Generate) else one.context) == context
                     assert isinstance(one, Generate) or one.continuation == rest
                     assert context.startswith("<user>") and context.endswith("<assistant>")
+                    assert context.count("<user>") == (6 if task == "gsm8k" else 1)
 
 
 def test_programs_are_asked_and_run_where_that_is_allowed(real_data):

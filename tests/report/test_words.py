@@ -58,9 +58,9 @@ def test_rules_on_the_base():
 def test_nothing_to_warn_of():
     rows = [cell("ties", **CLEAR), cell("ties", donor="random_direction", signed=0.2201)]
     real = {"bias": "bbq", "accuracy_set": "superglue"}
-    compared = DataFrame([against_control(-0.11, 0.001, "bias_inverted") | real])
+    compared = DataFrame([against_control(-0.11, 0.001, "bias_inverted", cell="ties 0.3 (bias_inverted)") | real])
     told = warnings(DataFrame([{**row, **real} for row in (BASE, *rows)]), controls=compared)
-    assert len(told) == 1 and "that effect comes from the direction" in told[0]
+    assert len(told) == 1 and MORE in told[0]
 
 
 def test_a_control_that_does_nothing_is_not_a_missing_effect():
@@ -71,20 +71,25 @@ def against_control(change, p, of="pcgu", low=None, high=None, **more):
     """One row of `controls`."""
     panel = {key: cell()[key] for key in ("model", "bias", "accuracy_set")}
     low, high = change - 0.04 if low is None else low, change + 0.04 if high is None else high
+    panel |= {"cell": f"slerp 0.3 ({of})"}
     return panel | {"of": of, "bias_change": change, "bias_low": low, "bias_high": high, "bias_p_holm": p} | more
 
 
+MORE, NO_MORE = "that is more than a random direction of the same size does", "cannot be told from that of any change"
+UNKNOWN = "they could not be compared with each other"
 BESIDE = [  # change of the cell, of the control, their differences, what is said
-    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001)], "(-0.110† [-0.150, -0.070]): that effect comes from the direction"),
-    (CLEAR, CLEAR, [(-0.11, 0.001)], "that effect comes from the direction"),
-    (CLEAR, {"signed": 0.21}, [(-0.03, 0.2)], "the effect cannot be told from that of any change of the weights"),
-    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001, -0.2, 0.01)], "the effect cannot be told from that of any change"),
-    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.02, 0.9)], "of 2 pairs set beside each other 1 differ measurably"),
-    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.12, 0.9)], "(-0.110† [-0.150, -0.070], the largest): that effect"),
-    (CLEAR, {"signed": 0.21}, [], "the two could not be compared with each other"),
-    (CLEAR, {"signed": 0.21}, [(np.nan, np.nan)], "the two could not be compared with each other"),
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001)], f"1 of 1 still has it (-0.110† [-0.150, -0.070]): {MORE}"),
+    (CLEAR, CLEAR, [(-0.11, 0.001)], MORE),
+    (CLEAR, {"signed": 0.21}, [(-0.03, 0.2)], f"0 of 1 still have it (-0.030 [-0.070, 0.010]): the effect {NO_MORE}"),
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001, -0.2, 0.01)], NO_MORE),
+    (CLEAR, CLEAR, [(+0.11, 0.001)], NO_MORE),  # the random direction did more of the same
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.02, 0.9)], NO_MORE),  # one draw of the control did as much
+    (CLEAR, {"signed": 0.21}, [(-0.11, 0.001), (-0.12, 0.001)], f"(-0.120† [-0.160, -0.080], the largest): {MORE}"),
+    (CLEAR, {"signed": 0.21}, [], UNKNOWN),
+    (CLEAR, {"signed": 0.21}, [(np.nan, np.nan)], UNKNOWN),
     ({"signed": 0.21}, CLEAR, [(0.11, 0.001)], "no debiasing is shown"),
     ({"signed": 0.21}, {"signed": 0.21}, [(0.0, 1.0)], "no debiasing is shown"),
+    ({"signed": 0.21}, {"signed": 0.21}, [(-0.11, 0.001)], "no debiasing is shown"),
 ]
 
 
@@ -97,11 +102,30 @@ def test_what_is_concluded_is_concluded_from_the_difference(of, treated, control
     }[of]
     rows = [cell(**kind | change) for kind, change in zip(kinds, (treated, control), strict=True)]
     compared = [against_control(*each[:2], of, *each[2:]) for each in differences]
-    strangers = [against_control(-0.5, 0.0, of, bias="another"), against_control(-0.5, 0.0, "dpo")]
+    strangers = [
+        against_control(-0.5, 0.0, of, bias="another"),
+        against_control(-0.5, 0.0, "dpo"),
+        against_control(-0.5, 0.0, of, cell="another"),
+    ]
     told = [
         line for line in said(*rows, controls=DataFrame(compared + strangers)).split("\n") if "random direction" in line
     ]
     assert len(told) == 1 and words in told[0]
+
+
+def test_one_cell_stands_and_another_differs_from_its_control():
+    """What is concluded is concluded of one and the same cell."""
+    rows = [cell(**CLEAR), cell("ties", signed=0.21), cell(donor="random_direction", signed=0.2199)]
+    compared = [
+        against_control(-0.01, 0.9, "bias_inverted"),
+        against_control(-0.11, 0.001, "bias_inverted", cell="ties 0.3 (bias_inverted)"),
+    ]
+    assert NO_MORE in said(*rows, controls=DataFrame(compared))
+
+
+def test_a_ruined_control_is_no_missing_one():
+    told = said(cell(**CLEAR), cell(donor="random_direction", signed=0.21, ruined=True))
+    assert "its control is ruined" in told and "no control is in this sweep" not in told
 
 
 def test_without_a_control_it_says_how_to_get_one():

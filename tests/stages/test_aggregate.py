@@ -1,6 +1,8 @@
 """A sweep's cells as one table: one row for cells that are one, Holm over the sweep, and each cell against each."""
 
+import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -230,7 +232,7 @@ def beside(tmp_path, of: str, more: dict[str, list], **row):
             of, {"debias": f"{of} control" if control else of}
         )
         each = record("ties", 0.3, **changed | {"weights_sha256": f"w-{draw}"} | row)
-        each["overrides"] |= {f"{of}.draw": draw} if control else {}
+        each["overrides"] |= {f"{'donor' if of == 'donor' else 'debias'}.draw": draw} if control else {}
         each["result"]["marks"] = {"bias": ["", crows_marks(tmp_path / of / draw, answers)]}
         found.append(each)
     return found
@@ -261,8 +263,37 @@ def test_a_cell_and_another_ones_control_are_not_compared(tmp_path, other):
 
 def test_other_settings_are_not_controls(tmp_path):
     cell, control = beside(tmp_path, "pcgu", {"cell": [1, 0], "0": [0, 1]})
-    control["overrides"]["debias.units"] = "7"
-    assert comparisons.controls([cell, control], called, lambda each: each["overrides"]).empty
+    for key, value in (("debias.units", "7"), ("merge.draw", "1")):
+        other = copy.deepcopy(control)
+        other["overrides"][key] = value
+        assert comparisons.controls([cell, other], called, lambda each: each["overrides"]).empty
+    found = aggregate.findings([cell, control], aggregate.table([cell, control]), "command", {})
+    assert len(found.controls) == 1
+    cell["overrides"]["donor.trained"], control["overrides"]["donor.trained"] = "path:/a/model", "path:/b/model"
+    found = aggregate.findings([cell, control], aggregate.table([cell, control]), "command", {})
+    assert found.controls.empty, "the table cuts paths short, a comparison may not"
+
+
+def test_what_rests_on_the_same_marks_is_one_test(three):
+    """Accuracy of two bias sets: four rows, two tests; what Holm's correction multiplies by."""
+    for name, right in (("ties", [1] * 40 + [0] * 20), ("dare", [1] * 20 + [0] * 40)):
+        folder = next(each for each in three if each["result"]["row"]["merge"] == name)["result"]["marks"]["accuracy"][
+            1
+        ]
+        facts_marks(Path(folder), right)
+    again = copy.deepcopy(three)
+    for each in again:
+        each["result"]["row"] |= {"bias": "other", "base_id": "other"}
+        each["result"]["marks"]["bias"] = ["", each["result"]["marks"]["bias"][1] + "/elsewhere"]
+    one, both = comparisons.pairs(three, called, 12), comparisons.pairs([*three, *again], called, 12)
+    assert len(both) == 6 and both.bias_p.notna().sum() == 3
+    assert both.accuracy_p_holm.tolist() == pytest.approx([*one.accuracy_p_holm, *one.accuracy_p_holm])
+    assert (one.accuracy_p < 0.05).any()
+
+
+def test_a_base_is_called_as_in_the_table(three):
+    found = comparisons.pairs(three, called, 12, {"fetch-1": "m@1"})
+    assert set(found.model) == {"m@1"}
 
 
 def test_the_report_says_what_a_control_leaves_of_an_effect(tmp_path):
@@ -272,7 +303,7 @@ def test_the_report_says_what_a_control_leaves_of_an_effect(tmp_path):
     answers = {"cell": [1] * 30 + [0] * 70, "0": [1] * 70 + [0] * 30}
     records = beside(tmp_path, "pcgu", answers, bias_change_p=0.001)
     found = aggregate.findings(records, aggregate.table(records), "command", {})
-    assert "that effect comes from the direction" in "\n".join(found.warnings)
+    assert "that is more than a random direction of the same size does" in "\n".join(found.warnings)
     assert "## Beside their controls" in report(found) and "1 pair, as in controls.csv" in page(found)
 
 

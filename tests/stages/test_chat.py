@@ -91,3 +91,10 @@ def test_a_template_that_tells_the_date_tells_the_same_one_every_day(talker, tod
     scorer.tokenizer.chat_template = f"{today} {TEMPLATE}"
     text = HarnessLM(scorer).apply_chat_template([{"role": "user", "content": "hello"}])
     assert text == "26 Jul 2024 <user>hello</><assistant>"
+
+
+def test_a_template_whose_date_cannot_be_held_is_refused(talker):
+    scorer = load(talker)
+    scorer.tokenizer.chat_template = "{% set form = '%d' %}{{ strftime_now(form) }}" + TEMPLATE
+    with pytest.raises(ConfigError, match="numbers would depend on the day; set model.chat_template=false"):
+        HarnessLM(scorer).apply_chat_template([{"role": "user", "content": "hello"}])
