@@ -323,15 +323,15 @@ def _debiased(config: dict, store: Store, merged: Artifact, machine: dict) -> Ar
         raise ConfigError(
             f"debias should be one of {', '.join(configuration.choices('debias'))}, found {unit['name']!r}"
         )
-    tuned = _controlled(store, unit, merged, _tuned(config, store, merged, unit, machine))
+    tuned = _controlled(store, unit, merged, _tuned(config, store, merged, unit, machine), where_moved=True)
     return store.want(debias.lay_on, model=merged, tuned=tuned, scale=unit["scale"])
 
 
-def _controlled(store: Store, unit: dict, model: Artifact, trained: Artifact) -> Artifact:
+def _controlled(store: Store, unit: dict, model: Artifact, trained: Artifact, **where: bool) -> Artifact:
     """What was trained; for the control, the model moved as far in every tensor, but in a random direction."""
     if not unit["control"]:
         return trained
-    return store.want(donor.randomise, base=model, trained=trained, draw=unit["draw"], exclude_norms=False)
+    return store.want(donor.randomise, base=model, trained=trained, draw=unit["draw"], exclude_norms=False, **where)
 
 
 def _tuned(config: dict, store: Store, model: Artifact, unit: dict, machine: dict) -> Artifact:

@@ -98,8 +98,14 @@ def invert(folder: Path, *, base: Path, trained: Path, renormalise: bool, exclud
 
 
 @stage(version=1)
-def randomise(folder: Path, *, base: Path, trained: Path, draw: int, exclude_norms: bool) -> dict:
-    """donor = base + ||tau|| g/||g|| in every tensor, g standard normal, keyed by (draw, tensor name)."""
+def randomise(
+    folder: Path, *, base: Path, trained: Path, draw: int, exclude_norms: bool, where_moved: bool = False
+) -> dict:
+    """donor = base + ||tau|| g/||g|| in every tensor, g standard normal, keyed by (draw, tensor name).
+
+    where_moved  g is 0 where tau is: of a method that changes few weights, a length that is spread over all of a tensor's
+                 would be too thin to show anything
+    """
     import hashlib
 
     import torch
@@ -112,6 +118,8 @@ def randomise(folder: Path, *, base: Path, trained: Path, draw: int, exclude_nor
         digest = hashlib.sha256(f"random_direction/{draw}/{copies.get(name, name)}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
         direction = torch.randn(theta.shape, generator=generator, dtype=torch.float64)
+        if where_moved:
+            direction = direction * (other != theta)
         return theta + direction * (_norm(other - theta) / (_norm(direction) or 1.0))
 
     return _tensor_by_tensor(folder, base, trained, turned, exclude_norms)

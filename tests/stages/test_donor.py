@@ -1,5 +1,7 @@
 """Donors: what each does to every tensor, and the law that ties them to negation."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -72,6 +74,24 @@ def test_the_control_is_as_long_and_points_elsewhere(models, tmp_path):
     taus = torch.cat([(trained[n] - base[n]).double().flatten() for n in base])
     assert abs(torch.nn.functional.cosine_similarity(steps, taus, dim=0).item()) < 0.1
     assert summary["relative_norm"] > 0
+
+
+def test_a_control_stays_where_few_weights_moved(models, tmp_path):
+    """As PCGU's: as long as what was moved, in the same weights, and nowhere else."""
+    base = tensors(models[0])
+    few = {name: theta.clone() for name, theta in base.items()}
+    name = max(few, key=lambda each: few[each].numel())
+    few[name][::3] += 0.01 * (few[name][::3] + 1)
+    folder = tmp_path / "few"
+    shutil.copytree(models[0], folder)
+    save_file(few, folder / "model.safetensors", {"format": "pt"})
+    result, _ = made(
+        tmp_path, donor.randomise, base=models[0], trained=folder, draw=0, exclude_norms=False, where_moved=True
+    )
+    step, tau = (result[name] - base[name]).double(), (few[name] - base[name]).double()
+    assert step.norm().item() == pytest.approx(tau.norm().item(), rel=1e-4)
+    assert not step[tau == 0].any() and (step[tau != 0] != 0).float().mean() > 0.99
+    assert all(torch.equal(result[each], base[each]) for each in base if each != name)
 
 
 def test_a_task_vector_from_elsewhere(models, tmp_path):
