@@ -33,7 +33,7 @@ test: setup ## style, import floors and all tests
 bench-merge: setup .mergekit/ready ## merges of 0.5 B-parameter models, ours and mergekit 0.1.5's, into bench/README.md (half an hour)
 	$(BIN)/python bench/merge.py --mergekit .mergekit/bin/python
 
-bench-eval: setup ## answering benchmarks with a 135M model, ours and lm-eval's own backend, into bench/README.md (an hour)
+bench-eval: setup ## answering benchmarks with a 135M model, ours and lm-eval's own backend, into bench/README.md (half an hour)
 	$(BIN)/python bench/evaluate.py
 
 bench-coverage: setup ## do the intervals hold the truth, does Holm keep false alarms rare? into bench/README.md (half an hour)

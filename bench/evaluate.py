@@ -1,6 +1,6 @@
 """Evaluation: ours and lm-eval's `hf` backend on one model object, turn by turn. `make bench-eval` writes bench/README.md.
 
-python bench/evaluate.py                          all of it, about an hour on two cores
+python bench/evaluate.py                          all of it, about half an hour on two cores
 python bench/evaluate.py --only "multirc,boolq, examples"    some sets; the README stays as it is, but with --write
 python bench/evaluate.py --limit 20               so many items of each
 python bench/evaluate.py --model qwen             another choice of conf/model, or a model's folder
