@@ -4,6 +4,7 @@ The part of `python -m pipeline stages=[merge]` that merges: the store around it
 out, is left out, because mergekit has none.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -35,4 +36,5 @@ def main(name: str, out: str, weights: str, *rest: str) -> None:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(50_000, 20, 20)  # as pipeline/__main__.py
     main(*sys.argv[1:])

@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.merging import mergekit
 from pipeline.merging.blocks import Lazy, Uniform, dots, indicator, matrixwise, rowwise
+from pipeline.merging.row_order import ascending
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import moved, stepped
 
@@ -114,19 +115,13 @@ def _pruned(tau: Tensor, uniform: Tensor, density: float, epsilon: float, rescal
 
 
 def _probabilities(tau: Tensor, density: float, epsilon: float) -> Tensor:
-    """p of each entry, by the rank of its magnitude in its row, equal ones by their position: one sort of 64-bit keys."""
+    """p of each entry, by the rank of its magnitude in its row, equal ones by their position."""
     columns = tau.shape[-1]
     if columns < 2:
         return torch.full_like(tau, density)
     by_rank = (density - epsilon) + torch.arange(columns, dtype=torch.float64) * (2 * epsilon / (columns - 1))
-    keys = tau.to(torch.float32).abs().contiguous().view(torch.int32).long() << 32
-    keys |= torch.arange(columns, device=tau.device)
-    if tau.device.type == "cpu":
-        keys.numpy().sort(axis=-1)  # several times as fast as torch's
-    else:
-        keys = keys.sort(dim=-1).values
-    p = torch.empty_like(tau)
-    return p.scatter_(-1, keys & 0xFFFFFFFF, by_rank.to(tau).expand(tau.shape))
+    order = ascending(tau.to(torch.float32).abs())
+    return torch.empty_like(tau).scatter_(-1, order, by_rank.to(tau).expand(tau.shape))
 
 
 def _factors(base: Tensor, rest: Sequence[Tensor | Lazy], vectors, transposed: bool) -> list[float]:

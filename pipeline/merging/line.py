@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -16,8 +17,11 @@ def line(start: Tensor, end: Tensor, t: float) -> Tensor:
     if t == 1:
         return end
     if t < 0.5:
-        return start - (start - end) * t
-    return end - (end - start) * (1 - t)
+        near, far = start, end
+    else:
+        near, far, t = end, start, 1 - t
+    step = near - far  # one buffer for all three: it stays in the cache
+    return torch.sub(near, step.mul_(t), out=step)
 
 
 def mean(tensors: Sequence[Tensor], shares: Sequence[float] | None = None) -> Tensor:

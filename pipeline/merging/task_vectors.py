@@ -29,9 +29,15 @@ def merged_vector(vectors: Sequence[Tensor], shares: Sequence[float], vote: str,
     An even vote (a sum of exactly 0) elects no sign. Where a task vector is 0 it neither votes nor takes part, except
     that with vote=none the mean is over all donors.
     """
-    if vote != "none":
-        sign = elect(vectors, shares if vote == "weighted" else None)
-        vectors = [torch.relu(vector * sign) * sign for vector in vectors]  # itself where it has the sign, else 0
+    if vote == "none":
+        return combined(vectors, shares, combine, all_take_part=True)
+    sign = elect(vectors, shares if vote == "weighted" else None)
+    agreeing = [(vector * sign).relu_() for vector in vectors]  # how far each goes the elected way, 0 if it does not
+    return combined(agreeing, shares, combine) * sign
+
+
+def combined(vectors: Sequence[Tensor], shares: Sequence[float], combine: str, all_take_part: bool = False) -> Tensor:
+    """The sum, mean, weighted mean or maximum of the s_i tau_i; a 0 takes no part in a mean, or all do."""
     if combine == "weighted_mean":
         shares = [share / max(shares) for share in shares]  # their ratios count, whatever their size
     scaled = [vector if share == 1 else vector * share for vector, share in zip(vectors, shares, strict=True)]
@@ -41,11 +47,15 @@ def merged_vector(vectors: Sequence[Tensor], shares: Sequence[float], vote: str,
     if combine == "sum":
         return total
     weights = shares if combine == "weighted_mean" else [1.0] * len(vectors)
-    if vote == "none":
+    if all_take_part:
         return total / sum(weights)
     taking = [indicator(torch.ne, vector, 0.0) for vector in vectors]
-    count = _sum([takes if w == 1 else takes * w for takes, w in zip(taking, weights, strict=True)])
-    return total / (count + indicator(torch.eq, count, 0.0))  # 0 / 1 where nothing takes part
+    count = _sum([takes if w == 1 else takes.mul_(w) for takes, w in zip(taking, weights, strict=True)])
+    if combine == "mean":
+        count.clamp_(min=1)  # 0 / 1 where nothing takes part
+    else:
+        count += indicator(torch.eq, count, 0.0)
+    return torch.div(total, count, out=count)
 
 
 def elect(vectors: Sequence[Tensor], shares: Sequence[float] | None = None) -> Tensor:
@@ -83,7 +93,8 @@ def moved(
 
 def stepped(base: Tensor, vector: Tensor) -> Tensor:
     """base + vector, written so that a zero of either sign leaves the base as it is, its own zeros' signs too."""
-    return base - (0.0 - vector)
+    step = 0.0 - vector
+    return torch.sub(base, step, out=step)
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:
