@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from transformers import DynamicCache
 from pipeline.errors import ConfigError
 from pipeline.language_model import generation, trie
 from pipeline.language_model.encoding import Encoder
+from pipeline.language_model.log_odds import log_odds
 from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
 from pipeline.language_model.trie import Encoded, Pack, Row
@@ -24,7 +26,7 @@ from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 log = logging.getLogger(__name__)
 
 # A number may not change unless this does: partial answers of another version are not taken up.
-VERSION = 3
+VERSION = 4
 # How far a packed log-likelihood may be from the plain one before packing is given up, in nats per token asked for.
 TOLERANCE = 1e-4
 # In half precision the rounding of the logits is allowed instead: above 16 it is 0.125 in bfloat16. A 135M model's answers
@@ -110,10 +112,23 @@ class CausalScorer(Scorer):
         """
         self.refuse(requests)
         prompts = self.encoder.prompts([(asked.prompt, asked.max_tokens) for asked in requests])
-        writer = generation.Writer(self.model, self.tokenizer, self.tokens_per_pack)
+        writer, lines = self._writer, generation.lines(prompts, requests)
         most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
-        batches = generation.batches(generation.lines(prompts, requests), self.tokens_per_pack, writer.kept, most)
-        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, most, writer.ends)
+        with self.within_memory():
+            alone = [line for line in lines if line.asked.beams == 1]
+            reaches = all(len(line.prompt) + line.asked.max_tokens <= self.horizon for line in alone)
+            padded = bool(alone) and writer.try_out([line.prompt for line in alone], reaches)
+        batches = generation.batches(lines, self.tokens_per_pack, writer.kept, most, padded)
+        shapes = [(len(batch), len(batch[0].prompt)) for batch in batches]
+        settings = (
+            generation.VERSION,
+            self.tokens_per_pack,
+            writer.kept,
+            writer.start,
+            writer.shares,
+            shapes,
+            writer.ends,
+        )
         kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
         texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
         with self.within_memory(writer.kept):
@@ -127,6 +142,10 @@ class CausalScorer(Scorer):
                 Answer(math.nan, False, sum(tokens for tokens, _ in every), texts=tuple(text for _, text in every))
             )
         return answers
+
+    @cached_property
+    def _writer(self) -> generation.Writer:
+        return generation.Writer(self.model, self.tokenizer, self.tokens_per_pack, self.costs.start)
 
     def sentences(self, texts: list[str], max_length: int) -> list[list[int]]:
         """Texts to train on, as they are scored without context: after the prefix token, which makes the first word count.
@@ -290,12 +309,9 @@ class CausalScorer(Scorer):
                 logits = head(hidden_PH[start : start + chunk]).float()
                 # `rows` is not sorted, for several requests may ask of one position.
                 here = ((rows >= start) & (rows < start + chunk)).nonzero()[:, 0]
-                local = rows[here] - start
-                best, choice = logits.max(-1)
-                wanted = logits[local, targets[here]]
-                total = best + logits.sub_(best[:, None]).exp_().sum(-1).log_()
-                logs.append((here, wanted - total[local]))
-                greedy.append(choice[local] == targets[here])
+                found, likeliest = log_odds(logits, rows[here] - start, targets[here])
+                logs.append((here, found))
+                greedy.append(likeliest)
         order = torch.cat([here for here, _ in logs]).cpu().numpy()
         logs_A, greedy_A = np.empty(len(order)), np.empty(len(order), bool)
         logs_A[order] = torch.cat([log for _, log in logs]).double().cpu().numpy()

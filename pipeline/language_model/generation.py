@@ -1,28 +1,24 @@
 """What a causal model writes: batched over requests and samples, each token of a prompt read once.
 
-A batch holds prompts of like length without any padding: all are read up to the length of the shortest, then token by
-token, and a row goes on reading its prompt until that ends and it writes. So no mask and no position has to be given,
-and it is exact for every architecture that has a cache. The samples of a prompt share what was read of it, and prompts that
-begin alike (solved examples before each question) share their beginning, where a trial shows that the model allows it.
-
-The random numbers of a sample belong to (seed, prompt, sample, token) and come from nowhere else; each picks one token
-by the inverse of the cumulative distribution, in float64. Two models asked the same draw the same numbers.
+The prompts of a batch are read first, those of like length together, and their keys and values joined: before those of a
+shorter prompt stands padding, which the model is told to pass over (`attention_mask`, `position_ids`). Samples of a prompt
+share what was read of it, and prompts that begin alike (solved examples before each question) share their beginning. A
+trial shows whether the model allows either. If not, a batch holds prompts of one length, each read whole, and neither mask
+nor position is given: that is exact for every architecture that has a cache.
 """
 
 import copy
 import dataclasses
-import hashlib
 import inspect
 import logging
 from functools import cached_property
 
-import numpy as np
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.language_model.kept import joinable, joined, with_room
+from pipeline.language_model.sampling import choose, uniforms
 from pipeline.language_model.scorer import NO_MEMORY
 from pipeline.language_model.trie import common
 from pipeline.requests import Generate
@@ -30,18 +26,15 @@ from pipeline.requests import Generate
 log = logging.getLogger(__name__)
 
 # A text may not change unless this does: partial answers of another version are not taken up.
-VERSION = 4
-# How many tokens longer than the shortest prompt of a batch another may be, at least. They cost a step each, but up to
-# as many as are to be written, or MOST_SLACK, they are read in the steps in which the others write.
-SLACK, MOST_SLACK = 16, 64
+VERSION = 5
+# A prompt and its completion are at least this share of the longest in their batch: the rest is padding.
+LIKE = 1 / 2
 # Tokens from which on a beginning that prompts share is read once, and nats by which a logit may be another then.
 SHARED, TOLERANCE = 64, 1e-3
+# Tokens by which the prompts of a trial differ in length, if they can.
+APART = 5
 # Packs whose keys and values may be kept at a time; no more than take the memory of the weights, but one in any case.
 KEPT = 8
-# Layers of a cache that hold keys and values and nothing else; those derived from them hold more.
-JOINABLE = (DynamicLayer, DynamicSlidingWindowLayer)
-# Probabilities alive at a time: 32 MB in float64, and as much for each step of the sampling.
-PROBABILITIES = 2**22
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -84,11 +77,12 @@ def lines(prompts: list[tuple[int, ...]], requests: list[Generate]) -> list[Line
     return sorted(made)
 
 
-def batches(sorted_lines: list[Line], limit: int, kept: int, most: int) -> list[list[Line]]:
-    """Up to `most` lines of one kind and like length; `kept` tokens in all, those to be written included.
+def batches(sorted_lines: list[Line], limit: int, kept: int, most: int, padded: bool = False) -> list[list[Line]]:
+    """Up to `most` lines of one kind and like length; `kept` tokens in all, those to be written and padding included.
 
-    limit  tokens of a line, and of a batch of beam searches, which are read at once
-    Raises ConfigError where a line alone has more.
+    limit   tokens of a line, and of a batch of beam searches, which are read at once
+    padded  whether lines of like length may share a batch, or of one length only
+    Raises ConfigError where a line alone has more than `limit`.
     """
     made: list[list[Line]] = []
     widest = 0
@@ -100,58 +94,20 @@ def batches(sorted_lines: list[Line], limit: int, kept: int, most: int) -> list[
                 f"set machine.tokens_per_pack to {width * beams} or more"
             )
         batch = made[-1] if made else []
-        slack = 0 if beams > 1 else max(SLACK, min(line.asked.max_tokens, MOST_SLACK))
-        room = limit if beams > 1 else kept
+        room, wider = (limit if beams > 1 else kept), max(widest, width)
         if (
             batch
             and len(batch) < most
             and batch[0].kind == line.kind
-            and len(batch[0].prompt) - len(line.prompt) <= slack
-            and (len(batch) + 1) * max(widest, width) * beams <= room
+            and (len(batch) + 1) * wider * beams <= room
+            and (len(line.prompt) == len(batch[0].prompt) or (padded and beams == 1 and width >= LIKE * wider))
         ):
             batch.append(line)
-            widest = max(widest, width)
+            widest = wider
         else:
             made.append([line])
             widest = width
     return made
-
-
-def uniforms(asked: Generate, sample: int) -> np.ndarray:
-    """A number in [0, 1) for each token of a sample; the beginning does not depend on how many there are."""
-    key = hashlib.sha256(repr((asked.seed, asked.prompt, sample)).encode()).digest()
-    return np.random.Generator(np.random.Philox(int.from_bytes(key[:16], "little"))).random(asked.max_tokens)
-
-
-def probabilities(logits_AV: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
-    """softmax(logits / temperature) over the top_k likeliest and then the least set that has top_p of it, in float64."""
-    scores = logits_AV.double()
-    for warper in (
-        TemperatureLogitsWarper(float(temperature)) if temperature != 1 else None,
-        TopKLogitsWarper(top_k) if top_k else None,
-        TopPLogitsWarper(float(top_p)) if top_p < 1 else None,
-    ):
-        scores = scores if warper is None else warper(None, scores)
-    return scores.softmax(-1)
-
-
-def pick(probabilities_AV: torch.Tensor, numbers: list[float]) -> list[int]:
-    """In each row the first token up to which the probabilities add up to more than its number."""
-    sums = probabilities_AV.cumsum(-1)
-    # a number below 1 times the total is below the total, in floats too: what is picked has some probability
-    wanted = torch.tensor(numbers, dtype=torch.float64, device=sums.device)[:, None] * sums[:, -1:]
-    return torch.searchsorted(sums, wanted, right=True)[:, 0].tolist()
-
-
-def _shared(prompts: list[tuple[int, ...]]) -> int:
-    """How many tokens all prompts begin with: those that the first and the last share, in sorted order."""
-    return common(min(prompts), max(prompts))
-
-
-def _joinable(cache: dict) -> list:
-    """The layers of a cache, if they hold keys and values and nothing else; else none."""
-    (layers,) = (getattr(kept, "layers", ()) for kept in cache.values())
-    return list(layers) if layers and all(type(layer) in JOINABLE for layer in layers) else []
 
 
 class Writer:
@@ -160,19 +116,20 @@ class Writer:
     model      a transformers model with a causal head, in evaluation mode
     tokenizer  its tokenizer
     limit      most tokens in one forward pass
+    start      what a forward pass costs besides its tokens, in tokens
     EOS is the tokenizer's, or any that generation_config.json names; what else that file says of generation is not used.
     """
 
-    def __init__(self, model, tokenizer, limit: int):
-        self.model, self.tokenizer, self.limit = model, tokenizer, limit
+    def __init__(self, model, tokenizer, limit: int, start: float = 0):
+        self.model, self.tokenizer, self.limit, self.start = model, tokenizer, limit, start
         declared = getattr(model, "generation_config", None)
         named = getattr(declared, "eos_token_id", None)
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])}
         self.ends = sorted(end for end in ends if end is not None)
-        known = inspect.signature(model.forward).parameters
-        # Whether the model may go on from a beginning that was read before, and up to which length that was tried.
-        self.shares, self.tried = True, 0
-        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        self.known = inspect.signature(model.forward).parameters
+        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in self.known else {}
+        self.shares = False  # whether a beginning that prompts share is read once
+        self._tried: dict[tuple, str] = {}
         unused = {
             name: value
             for name, none in (("repetition_penalty", 1.0), ("no_repeat_ngram_size", 0), ("suppress_tokens", None))
@@ -186,7 +143,7 @@ class Writer:
         """Tokens whose keys and values are kept at a time: `limit` where a cache holds something else, for it cannot be joined."""
         with torch.inference_mode():
             _, cache = self._step([(0,)], {})
-        layers = _joinable(cache)
+        layers = joinable(cache)
         if not layers:
             return self.limit
         token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
@@ -194,78 +151,50 @@ class Writer:
         return max(self.limit, min(KEPT * self.limit, weights // token))
 
     @torch.inference_mode()
-    def write(self, batch: list[Line]) -> list[tuple]:
-        """The completions of a batch of `batches`: (request, sample, tokens, text) of each."""
-        if batch[0].asked.beams > 1:
-            return self._search(batch)
-        prompts = sorted({line.prompt for line in batch})
-        read = min(map(len, prompts))
-        logits_AV, cache = self._begin([prompt[:read] for prompt in prompts])
-        place = {prompt: number for number, prompt in enumerate(prompts)}
-        logits_AV = self._select(logits_AV, cache, [place[line.prompt] for line in batch])
-        numbers = [uniforms(line.asked, line.sample) if line.asked.temperature > 0 else None for line in batch]
-        written: list[list[int]] = [[] for _ in batch]
-        going = list(range(len(batch)))
-        while True:
-            writing = [at for at, line in enumerate(going) if len(batch[line].prompt) <= read]
-            chosen = self._choose(
-                logits_AV[writing],
-                batch[0].asked,
-                [numbers[going[at]] is not None and numbers[going[at]][len(written[going[at]])] for at in writing],
-            )
-            for at, token in zip(writing, chosen, strict=True):
-                written[going[at]].append(token)
-            keep = [at for at, line in enumerate(going) if not self._ended(batch[line].asked, written[line])]
-            if not keep:
-                break
-            if len(keep) < len(going):
-                self._select(None, cache, keep)
-                going = [going[at] for at in keep]
-            fed = [written[line][-1] if written[line] else batch[line].prompt[read] for line in going]
-            logits_AV, cache = self._step([(token,) for token in fed], cache)
-            read += 1
-        return [
-            (line.request, line.sample, len(tokens), self._text(tokens, line.asked.stop))
-            for line, tokens in zip(batch, written, strict=True)
-        ]
+    def try_out(self, prompts: list[tuple[int, ...]], reaches: bool = True) -> bool:
+        """Whether prompts of several lengths may share a batch; and, for `write`, whether their beginnings are shared.
 
-    def _begin(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, dict]:
-        """The logits after prompts of one length, and what is kept of them: as many at a time as make a pack."""
-        shared = min(_shared(prompts), len(prompts[0]) - 1) if len(prompts) > 1 else 0
-        if shared < SHARED or not self._may_share(prompts, shared):
-            shared = 0
-        return self._read(prompts, shared)
+        Both are tried, on the longest prompt with the shortest and with the one that shares most of it. What comes out
+        depends on the prompts alone.
 
-    def _read(self, prompts: list[tuple[int, ...]], shared: int) -> tuple[torch.Tensor, dict]:
-        """What `_begin` gives; the first `shared` tokens of all are read once."""
-        before = self._step([prompts[0][:shared]], {})[1] if shared else {}
-        most, parts = max(1, self.limit // (len(prompts[0]) - shared)), []
-        for start in range(0, len(prompts), most):
-            some = [prompt[shared:] for prompt in prompts[start : start + most]]
-            cache = copy.deepcopy(before) if start + most < len(prompts) else before
-            if shared:
-                self._select(None, cache, [0] * len(some))
-            parts.append(self._step(some, cache))
-        if len(parts) == 1:
-            return parts[0]
-        caches = [cache for _, whole in parts for cache in whole.values()]
-        for first, *others in zip(*(cache.layers for cache in caches), strict=True):
-            first.keys = torch.cat([first.keys, *(layer.keys for layer in others)])
-            first.values = torch.cat([first.values, *(layer.values for layer in others)])
-            for layer in others:  # or all would be held twice
-                layer.keys = layer.values = None
-        return torch.cat([logits_AV for logits_AV, _ in parts]), parts[0][1]
+        reaches  whether each token sees all before it: beyond a window what is kept of shorter prompts cannot be joined
+        """
+        longest, shortest = (choice(prompts, key=lambda prompt: (len(prompt), prompt)) for choice in (max, min))
+        pads = (
+            reaches
+            and len(shortest) < len(longest)
+            and not self._fault(longest, shortest, 0, "prompts of several lengths in a batch")
+        )
+        ordered = sorted(set(prompts))
+        at = ordered.index(longest)
+        other = max(
+            ordered[max(0, at - 1) : at] + ordered[at + 1 : at + 2], key=lambda near: common(near, longest), default=()
+        )
+        shared = min(common(other, longest), len(other) - 1, len(longest) - 1)
+        # with padding between what is shared and the rest, if there may be any
+        length = min(len(other), max(shared + 1, len(longest) - APART)) if pads else min(len(other), len(longest))
+        one, two = (longest, other[:length]) if pads else (longest[:length], other[:length])
+        shared = min(shared, length - 1)
+        self.shares = shared >= SHARED and not self._fault(
+            one, two, shared, "reading the shared beginning of prompts once"
+        )
+        return pads
 
-    def _may_share(self, prompts: list[tuple[int, ...]], shared: int) -> bool:
-        """Whether the last prompt comes to the same in two parts as in one; tried on the longest so far."""
-        if self.shares and len(prompts[0]) > self.tried:
-            self.tried = len(prompts[0])
-            tried = [prompts[0], prompts[-1]]
-            whole, cache = self._step(tried[1:], {})
+    def _fault(self, one: tuple[int, ...], two: tuple[int, ...], shared: int, what: str) -> str:
+        """What is wrong with two prompts and a token after each, read together, against each alone; empty if nothing is."""
+        key = (one, two, shared)
+        if key not in self._tried:
+            alone = []
+            for prompt in (one, two):
+                logits_AV, cache = self._step([prompt], {})
+                alone.append(torch.stack([logits_AV, self._step([prompt[-1:]], cache)[0]]))
+            whole = torch.cat(alone, 1)
             try:
-                fault = "its cache cannot be joined" if not _joinable(cache) else ""
+                fault = "" if joinable(cache) else "its cache cannot be joined"
                 if not fault:
-                    apart = (self._read(tried, shared)[0][1:] - whole).abs().max().item()
+                    logits_AV, cache, mask = self._read([one, two], shared)
+                    after, _, _ = self._next([one[-1], two[-1]], cache, mask)
+                    apart = (torch.stack([logits_AV, after]) - whole).abs().max().item()
                     exact = self.model.dtype.itemsize >= 4
                     allowed = TOLERANCE if exact else torch.finfo(self.model.dtype).eps * whole.abs().max().item()
                     fault = f"a logit is another by {apart:.2g}" if not apart <= allowed else ""
@@ -273,19 +202,99 @@ class Writer:
                 if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY):
                     raise
                 fault = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-            self.shares = not fault
             if fault:
-                log.warning(
-                    "%s does not allow reading the shared beginning of prompts once (%s): each is read whole, which is slower",
-                    type(self.model).__name__,
-                    fault,
-                )
-        return self.shares
+                log.warning("%s does not allow %s (%s), which is slower", type(self.model).__name__, what, fault)
+            self._tried[key] = fault
+        return self._tried[key]
 
-    def _step(self, tokens: list[tuple[int, ...]], cache: dict) -> tuple[torch.Tensor, dict]:
-        """The logits after the last of some tokens, and what is kept of all that was read, under the model's name for it."""
+    @torch.inference_mode()
+    def write(self, batch: list[Line]) -> list[tuple]:
+        """The completions of a batch of `batches`: (request, sample, tokens, text) of each."""
+        if batch[0].asked.beams > 1:
+            return self._search(batch)
+        prompts = sorted({line.prompt for line in batch}, key=lambda prompt: (-len(prompt), prompt))
+        shared = (
+            min(common(min(prompts), max(prompts)), len(prompts[-1]) - 1) if self.shares and len(prompts) > 1 else 0
+        )
+        logits_AV, cache, mask = self._read(prompts, shared if shared >= SHARED else 0)
+        place = {prompt: number for number, prompt in enumerate(prompts)}
+        logits_AV, mask = self._select([place[line.prompt] for line in batch], cache, logits_AV, mask)
+        cache = with_room(cache)
+        numbers = [uniforms(line.asked, line.sample) if line.asked.temperature > 0 else None for line in batch]
+        written: list[list[int]] = [[] for _ in batch]
+        going = list(range(len(batch)))
+        while True:
+            step = len(written[going[0]])
+            wanted = [numbers[line] is not None and numbers[line][step] for line in going]
+            for line, token in zip(going, choose(logits_AV, batch[0].asked, wanted), strict=True):
+                written[line].append(token)
+            keep = [at for at, line in enumerate(going) if not self._ended(batch[line].asked, written[line])]
+            if not keep:
+                break
+            if len(keep) < len(going):
+                _, mask = self._select(keep, cache, None, mask)
+                going = [going[at] for at in keep]
+            logits_AV, cache, mask = self._next([written[line][-1] for line in going], cache, mask)
+        return [
+            (line.request, line.sample, len(tokens), self._text(tokens, line.asked.stop))
+            for line, tokens in zip(batch, written, strict=True)
+        ]
+
+    def _read(self, prompts: list[tuple[int, ...]], shared: int) -> tuple[torch.Tensor, dict, torch.Tensor | None]:
+        """The logits after prompts, the longest first, what is kept of them, and which of it is not padding (None: all).
+
+        The first `shared` tokens of all are read once.
+        """
+        before = self._step([prompts[0][:shared]], {})[1] if shared else {}
+        logits, caches, masks = [], [], []
+        groups = self._groups([len(prompt) - shared for prompt in prompts])
+        for number, (start, stop) in enumerate(groups):
+            some = [prompt[shared:] for prompt in prompts[start:stop]]
+            cache = copy.deepcopy(before) if number < len(groups) - 1 else before
+            if shared:
+                self._select([0] * len(some), cache)
+            mask = torch.tensor([[1] * shared + [0] * (len(some[0]) - len(rest)) + [1] * len(rest) for rest in some])
+            padded = [(0,) * (len(some[0]) - len(rest)) + rest for rest in some]
+            found, cache = self._step(padded, cache, None if mask.all() else mask.to(self.model.device))
+            logits.append(found)
+            caches.append(cache)
+            masks.append(torch.nn.functional.pad(mask, (len(prompts[0]) - shared - len(some[0]), 0)))
+        mask = torch.cat(masks).to(self.model.device)
+        cache = joined(caches) if len(caches) > 1 else caches[0]
+        return torch.cat(logits), cache, None if mask.all() else mask
+
+    def _groups(self, lengths: list[int]) -> list[tuple[int, int]]:
+        """Which prompts are read in one pass, from the longest to the shortest: what they have of padding is worth it."""
+        groups, first, padding = [], 0, 0
+        for at, length in enumerate(lengths):
+            padding += lengths[first] - length
+            if at > first and (padding > self.start or (at - first + 1) * lengths[first] > self.limit):
+                groups.append((first, at))
+                first, padding = at, 0
+        return [*groups, (first, len(lengths))]
+
+    def _next(
+        self, tokens: list[int], cache: dict, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict, torch.Tensor | None]:
+        """What `_read` gives, one token of each row further."""
+        if mask is not None:
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        return *self._step([(token,) for token in tokens], cache, mask), mask
+
+    def _step(
+        self, tokens: list[tuple[int, ...]], cache: dict, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict]:
+        """The logits after the last of some tokens, and what is kept of all that was read, under the model's name for it.
+
+        mask  1 for what is no padding, of all that was read and these; None: there is none
+        """
+        told = {}
+        if mask is not None:
+            told["attention_mask"] = mask
+            if "position_ids" in self.known:
+                told["position_ids"] = (mask.cumsum(-1) - 1).clamp_(min=0)[:, -len(tokens[0]) :]
         outputs = self.model(
-            input_ids=torch.tensor(tokens, device=self.model.device), use_cache=True, **self.last_only, **cache
+            input_ids=torch.tensor(tokens, device=self.model.device), use_cache=True, **self.last_only, **told, **cache
         )
         name = next((name for name in ALL_CACHE_NAMES if outputs.get(name) is not None), None)
         if name is None or not hasattr(outputs[name], "reorder_cache"):
@@ -298,23 +307,12 @@ class Writer:
             raise CheckpointError("the model should give logits that are numbers, found nan: its weights are broken")
         return logits_AV, {name: outputs[name]}
 
-    def _select(self, logits_AV: torch.Tensor | None, cache: dict, rows: list[int]) -> torch.Tensor | None:
-        """Rows of the cache, repeated or left out, in place; the same rows of the logits."""
+    def _select(self, rows: list[int], cache: dict, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """Rows of the cache, repeated or left out, in place; the same rows of some tensors."""
         index = torch.tensor(rows, device=self.model.device)
         for kept in cache.values():
             kept.reorder_cache(index)  # the one selection that every kind of cache has
-        return None if logits_AV is None else logits_AV[index]
-
-    def _choose(self, logits_AV: torch.Tensor, asked: Generate, numbers: list) -> list[int]:
-        if not len(logits_AV):
-            return []
-        if asked.temperature == 0:
-            return logits_AV.argmax(-1).tolist()
-        rows, chosen = max(1, PROBABILITIES // logits_AV.shape[1]), []
-        for start in range(0, len(numbers), rows):
-            some = slice(start, start + rows)
-            chosen += pick(probabilities(logits_AV[some], asked.temperature, asked.top_k, asked.top_p), numbers[some])
-        return chosen
+        return [None if tensor is None else tensor[index] for tensor in tensors]
 
     def _ended(self, asked: Generate, tokens: list[int]) -> bool:
         if not tokens:

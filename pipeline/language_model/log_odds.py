@@ -1,0 +1,27 @@
+"""Log-probabilities of a few tokens out of logits, a few rows at a time: what is looked at stays in the cache."""
+
+import torch
+
+# Logits that are looked at together on a CPU: 4 MB in float32. A GPU takes all there are.
+BLOCK = 2**20
+
+
+def log_odds(logits_PV: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log softmax(logits)[row, token] of each pair, and whether the token is the argmax of its row (of equal ones the first).
+
+    rows, tokens  of shape [A]; rows may be in any order, and come several times
+    """
+    count, vocabulary = logits_PV.shape
+    size = max(1, BLOCK // vocabulary) if logits_PV.device.type == "cpu" else count
+    best = torch.empty(count, dtype=logits_PV.dtype, device=logits_PV.device)
+    sums, buffer = torch.empty_like(best), logits_PV.new_empty(min(size, count), vocabulary)
+    for part_BV, top, total in zip(logits_PV.split(size), best.split(size), sums.split(size), strict=True):
+        torch.amax(part_BV, -1, out=top)
+        torch.sub(part_BV, top[:, None], out=buffer[: len(part_BV)]).exp_()
+        torch.sum(buffer[: len(part_BV)], -1, out=total)
+    wanted = logits_PV[rows, tokens]
+    likeliest = wanted == best[rows]
+    # Equal to the best of its row; another can be as well only where the odds, the best being 1, add up to 2.
+    if len(doubtful := (likeliest & (sums[rows] > 1.9)).nonzero()[:, 0]):
+        likeliest[doubtful] = logits_PV[rows[doubtful]].argmax(-1) == tokens[doubtful]
+    return wanted - best[rows] - sums[rows].log(), likeliest
