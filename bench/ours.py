@@ -36,5 +36,9 @@ def main(name: str, out: str, weights: str, *rest: str) -> None:
 
 
 if __name__ == "__main__":
-    gc.set_threshold(50_000, 20, 20)  # as pipeline/__main__.py
+    gc.disable()  # while modules are imported, as pipeline/preload.py, which imports them once for all cells
+    import pipeline.merging.streaming  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
     main(*sys.argv[1:])

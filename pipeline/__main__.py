@@ -1,6 +1,5 @@
 """`python -m pipeline`: Hydra in, a cell or a sweep out; a mistake of the user's as one sentence."""
 
-import gc
 import sys
 from pathlib import Path
 
@@ -32,7 +31,6 @@ def cell(config: DictConfig) -> None:
 
 def main() -> int:
     """Returns the exit code: 0 all well, 1 a cell without result, 2 refused before anything ran, 130 interrupted."""
-    gc.set_threshold(50_000, 20, 20)  # a cell imports thousands of modules, and nothing of them is garbage
     arguments = get_args_parser().parse_args()
     if arguments.help or arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion:
         cell()

@@ -68,7 +68,8 @@ class CausalScorer(Scorer):
         text = model.config.get_text_config()
         self.limit, self.prefix_token = length_limit(text, tokenizer), prefix_token
         self.encoder = Encoder(tokenizer, self.limit, prefix_token)
-        self.horizon = window(text.to_dict())
+        self.even = even_positions(text.to_dict())
+        self.horizon = min(window(text.to_dict()), self.even)
         # A layer's matrices cost about 24 H^2 operations a token (12 H^2 weights), attending to one token 4 H, at half
         # the speed.
         self.costs = trie.Costs(CPU_START if self.device.type == "cpu" else GPU_START, 1 / (3 * text.hidden_size))
@@ -115,20 +116,11 @@ class CausalScorer(Scorer):
         writer, lines = self._writer, generation.lines(prompts, requests)
         most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
         with self.within_memory():
-            alone = [line for line in lines if line.asked.beams == 1]
-            reaches = all(len(line.prompt) + line.asked.max_tokens <= self.horizon for line in alone)
-            padded = bool(alone) and writer.try_out([line.prompt for line in alone], reaches)
+            padded = writer.try_out(lines, min(self.horizon, self.limit))
         batches = generation.batches(lines, self.tokens_per_pack, writer.kept, most, padded)
         shapes = [(len(batch), len(batch[0].prompt)) for batch in batches]
-        settings = (
-            generation.VERSION,
-            self.tokens_per_pack,
-            writer.kept,
-            writer.start,
-            writer.shares,
-            shapes,
-            writer.ends,
-        )
+        shared = (writer.shares, writer.shares_padded)
+        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, writer.start, shared, shapes, writer.ends)
         kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
         texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
         with self.within_memory(writer.kept):
@@ -145,7 +137,8 @@ class CausalScorer(Scorer):
 
     @cached_property
     def _writer(self) -> generation.Writer:
-        return generation.Writer(self.model, self.tokenizer, self.tokens_per_pack, self.costs.start)
+        turns = even_positions(self.model.config.get_text_config().to_dict(), ("longrope",))
+        return generation.Writer(self.model, self.tokenizer, self.tokens_per_pack, self.costs.start, turns)
 
     def sentences(self, texts: list[str], max_length: int) -> list[list[int]]:
         """Texts to train on, as they are scored without context: after the prefix token, which makes the first word count.
@@ -209,9 +202,8 @@ class CausalScorer(Scorer):
                 horizon = 0
             else:
                 break
-        return trie.packs(
-            rows, min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
-        )
+        limit = min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
+        return trie.packs(rows, limit, self.even)
 
     def _refused(self, rows: list[Row], encoded: list[Encoded]) -> str:
         """What the model does not allow of the rows: "stem", "mask", or nothing. Raises ConfigError if not even chains."""
@@ -401,3 +393,22 @@ def window(config: dict) -> float:
         if name.endswith(("window", "window_size", "chunk_size")) and type(value) is int and value > 0
     ]
     return min(reach, default=math.inf)
+
+
+def even_positions(config: dict, of: tuple[str, ...] = ("longrope", "dynamic")) -> float:
+    """The length up to which a token's position means the same whatever stands behind it, or beside it in a batch.
+
+    Some rotary embeddings (dynamic NTK, LongRoPE) turn faster or slower once a sequence is longer than those of the
+    pretraining, and transformers takes the longest of a batch to decide. Infinity for all others.
+    """
+    declared = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kinds = [kind for kind in declared.values() if isinstance(kind, dict)] or [declared]  # one for each kind of layer
+    usual = config.get("original_max_position_embeddings") or config.get("max_position_embeddings") or math.inf
+    return min(
+        (
+            kind.get("original_max_position_embeddings") or usual
+            for kind in kinds
+            if any(name in str(kind.get("rope_type", kind.get("type"))) for name in of)
+        ),
+        default=math.inf,
+    )

@@ -2,22 +2,25 @@
 
 The prompts of a batch are read first, those of like length together, and their keys and values joined: before those of a
 shorter prompt stands padding, which the model is told to pass over (`attention_mask`, `position_ids`). Samples of a prompt
-share what was read of it, and prompts that begin alike (solved examples before each question) share their beginning. A
-trial shows whether the model allows either. If not, a batch holds prompts of one length, each read whole, and neither mask
-nor position is given: that is exact for every architecture that has a cache.
+share what was read of it, and prompts that begin alike (solved examples before each question) share their beginning.
+Trials show whether the model allows either, and both together. Where none is allowed, a batch holds prompts of one length,
+each read whole, and neither mask nor position is given: that is exact for every architecture that has a cache.
 """
 
 import copy
 import dataclasses
+import hashlib
 import inspect
 import logging
+import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.language_model.kept import joinable, joined, with_room
+from pipeline.language_model.kept import SPARE, joinable, joined, with_room
 from pipeline.language_model.sampling import choose, uniforms
 from pipeline.language_model.scorer import NO_MEMORY
 from pipeline.language_model.trie import common
@@ -27,12 +30,14 @@ log = logging.getLogger(__name__)
 
 # A text may not change unless this does: partial answers of another version are not taken up.
 VERSION = 5
-# A prompt and its completion are at least this share of the longest in their batch: the rest is padding.
+# A prompt and its completion are at least this share of the width of their batch: the rest is padding.
 LIKE = 1 / 2
 # Tokens from which on a beginning that prompts share is read once, and nats by which a logit may be another then.
 SHARED, TOLERANCE = 64, 1e-3
-# Tokens by which the prompts of a trial differ in length, if they can.
+# Tokens by which the prompts of a trial differ in length, at least.
 APART = 5
+# Logits this far below the best of their row are of no account in a trial.
+FAR = 1e4
 # Packs whose keys and values may be kept at a time; no more than take the memory of the weights, but one in any case.
 KEPT = 8
 
@@ -77,37 +82,43 @@ def lines(prompts: list[tuple[int, ...]], requests: list[Generate]) -> list[Line
     return sorted(made)
 
 
-def batches(sorted_lines: list[Line], limit: int, kept: int, most: int, padded: bool = False) -> list[list[Line]]:
+def batches(sorted_lines: list[Line], limit: int, kept: int, most: int, padded: float = 0) -> list[list[Line]]:
     """Up to `most` lines of one kind and like length; `kept` tokens in all, those to be written and padding included.
 
     limit   tokens of a line, and of a batch of beam searches, which are read at once
-    padded  whether lines of like length may share a batch, or of one length only
+    padded  width, in tokens, up to which a batch may hold prompts of several lengths
     Raises ConfigError where a line alone has more than `limit`.
     """
     made: list[list[Line]] = []
-    widest = 0
+    narrowest = longest = 0  # tokens of a prompt and its completion, and of a completion, in the batch that grows
     for line in sorted_lines:
-        width, beams = len(line.prompt) + line.asked.max_tokens, line.asked.beams
-        if width * beams > limit:
+        own, beams = len(line.prompt) + line.asked.max_tokens, line.asked.beams
+        if own * beams > limit:
             raise ConfigError(
-                f"a prompt and its completion have {width * beams} tokens, but a pack may have {limit}: "
-                f"set machine.tokens_per_pack to {width * beams} or more"
+                f"a prompt and its completion have {own * beams} tokens, but a pack may have {limit}: "
+                f"set machine.tokens_per_pack to {own * beams} or more"
             )
-        batch = made[-1] if made else []
-        room, wider = (limit if beams > 1 else kept), max(widest, width)
-        if (
-            batch
-            and len(batch) < most
-            and batch[0].kind == line.kind
-            and (len(batch) + 1) * wider * beams <= room
-            and (len(line.prompt) == len(batch[0].prompt) or (padded and beams == 1 and width >= LIKE * wider))
-        ):
-            batch.append(line)
-            widest = wider
-        else:
-            made.append([line])
-            widest = width
+        if made and len(made[-1]) < most and made[-1][0].kind == line.kind:
+            first, completion = len(made[-1][0].prompt), max(longest, line.asked.max_tokens)
+            # every row stands behind the padding that its prompt lacks, and may write to its own end
+            width, least = first + completion, min(narrowest, own)
+            alike = first == len(line.prompt) or (beams == 1 and width <= padded and least >= LIKE * width)
+            if alike and (len(made[-1]) + 1) * width * beams <= (limit if beams > 1 else kept):
+                made[-1].append(line)
+                narrowest, longest = least, completion
+                continue
+        made.append([line])
+        narrowest, longest = own, line.asked.max_tokens
     return made
+
+
+def _nearest(prompt: tuple[int, ...], prompts: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The prompt that shares the longest beginning with one of them; () where it is the only one."""
+    ordered = sorted(set(prompts))
+    at = ordered.index(prompt)
+    return max(
+        ordered[max(0, at - 1) : at] + ordered[at + 1 : at + 2], key=lambda near: common(near, prompt), default=()
+    )
 
 
 class Writer:
@@ -117,19 +128,22 @@ class Writer:
     tokenizer  its tokenizer
     limit      most tokens in one forward pass
     start      what a forward pass costs besides its tokens, in tokens
+    turns      tokens beyond which the model takes all positions in another way (LongRoPE): what was kept is then read anew
     EOS is the tokenizer's, or any that generation_config.json names; what else that file says of generation is not used.
     """
 
-    def __init__(self, model, tokenizer, limit: int, start: float = 0):
-        self.model, self.tokenizer, self.limit, self.start = model, tokenizer, limit, start
+    def __init__(self, model, tokenizer, limit: int, start: float = 0, turns: float = math.inf):
+        self.model, self.tokenizer, self.limit, self.start, self.turns = model, tokenizer, limit, start, turns
         declared = getattr(model, "generation_config", None)
         named = getattr(declared, "eos_token_id", None)
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])}
         self.ends = sorted(end for end in ends if end is not None)
         self.known = inspect.signature(model.forward).parameters
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in self.known else {}
-        self.shares = False  # whether a beginning that prompts share is read once
-        self._tried: dict[tuple, str] = {}
+        # whether a beginning that prompts share is read once: prompts of one length, and of several
+        self.shares = self.shares_padded = False
+        self._tried: dict[bytes, str] = {}
+        self._told: set[str] = set()
         unused = {
             name: value
             for name, none in (("repetition_penalty", 1.0), ("no_repeat_ngram_size", 0), ("suppress_tokens", None))
@@ -139,73 +153,94 @@ class Writer:
             log.warning("generation_config.json asks for %s, which is not applied to what the model writes", unused)
 
     @cached_property
+    def _layers(self) -> list:
+        """The layers of a cache with one token, if caches of this model can be joined."""
+        with torch.inference_mode():
+            return joinable(self._step([(0,)], {})[1])
+
+    @cached_property
     def kept(self) -> int:
         """Tokens whose keys and values are kept at a time: `limit` where a cache holds something else, for it cannot be joined."""
-        with torch.inference_mode():
-            _, cache = self._step([(0,)], {})
-        layers = joinable(cache)
-        if not layers:
+        if not self._layers:
             return self.limit
-        token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        token = sum(layer.keys.nbytes + layer.values.nbytes for layer in self._layers) * (1 + 1 / SPARE)
         weights = sum(weight.nbytes for weight in self.model.parameters())
-        return max(self.limit, min(KEPT * self.limit, weights // token))
+        return max(self.limit, min(KEPT * self.limit, int(weights / token)))
 
     @torch.inference_mode()
-    def try_out(self, prompts: list[tuple[int, ...]], reaches: bool = True) -> bool:
-        """Whether prompts of several lengths may share a batch; and, for `write`, whether their beginnings are shared.
+    def try_out(self, lines: list[Line], reach: float) -> float:
+        """Up to which width prompts of several lengths may share a batch, 0 for none; and for `write`, what may be shared.
 
-        Both are tried, on the longest prompt with the shortest and with the one that shares most of it. What comes out
-        depends on the prompts alone.
+        Tried are the longest prompt with the shortest, and with the one that shares most of it, each with the padding
+        that they lead to, read in one pass and in two. What comes out depends on the lines alone.
 
-        reaches  whether each token sees all before it: beyond a window what is kept of shorter prompts cannot be joined
+        reach  tokens up to which each sees all before it, wherever they stand
         """
-        longest, shortest = (choice(prompts, key=lambda prompt: (len(prompt), prompt)) for choice in (max, min))
-        pads = (
-            reaches
-            and len(shortest) < len(longest)
-            and not self._fault(longest, shortest, 0, "prompts of several lengths in a batch")
-        )
-        ordered = sorted(set(prompts))
-        at = ordered.index(longest)
-        other = max(
-            ordered[max(0, at - 1) : at] + ordered[at + 1 : at + 2], key=lambda near: common(near, longest), default=()
-        )
-        shared = min(common(other, longest), len(other) - 1, len(longest) - 1)
-        # with padding between what is shared and the rest, if there may be any
-        length = min(len(other), max(shared + 1, len(longest) - APART)) if pads else min(len(other), len(longest))
-        one, two = (longest, other[:length]) if pads else (longest[:length], other[:length])
-        shared = min(shared, length - 1)
-        self.shares = shared >= SHARED and not self._fault(
-            one, two, shared, "reading the shared beginning of prompts once"
-        )
-        return pads
+        asked = [line for line in lines if line.asked.beams == 1]
+        near = [line.prompt for line in asked if len(line.prompt) + line.asked.max_tokens <= reach]
+        several, shared = "prompts of several lengths in a batch", "reading the shared beginning of prompts once"
+        pads = self.shares = self.shares_padded = False
+        if near:
+            longest, shortest = (choice(near, key=lambda prompt: (len(prompt), prompt)) for choice in (max, min))
+            pads = len(shortest) < len(longest) and self._passes(longest, shortest, 0, several)
+        if asked:
+            longest = max((line.prompt for line in asked), key=lambda prompt: (len(prompt), prompt))
+            other = _nearest(longest, [line.prompt for line in asked])
+            size = min(len(longest), len(other))
+            same = min(common(longest, other), size - 1)
+            self.shares = same >= SHARED and self._passes(longest[:size], other[:size], same, shared)
+        if pads:
+            longest = max(near, key=lambda prompt: (len(prompt), prompt))
+            other = _nearest(longest, near)
+            same = min(common(longest, other), len(other) - 1, len(longest) - 1 - APART)
+            # half of what is not shared is lacking, if it can be
+            size = min(len(other), len(longest) - APART, (same + len(longest) + 1) // 2)
+            self.shares_padded = same >= SHARED and self._passes(
+                longest, other[:size], same, f"{shared} beside {several}"
+            )
+        return reach if pads else 0
 
-    def _fault(self, one: tuple[int, ...], two: tuple[int, ...], shared: int, what: str) -> str:
-        """What is wrong with two prompts and a token after each, read together, against each alone; empty if nothing is."""
-        key = (one, two, shared)
+    def _passes(self, one: tuple[int, ...], two: tuple[int, ...], shared: int, what: str) -> bool:
+        """Whether two prompts, the longer first, come to the same read together as alone, and a token after each."""
+        key = hashlib.sha256(repr((one, two, shared)).encode()).digest()
         if key not in self._tried:
-            alone = []
-            for prompt in (one, two):
-                logits_AV, cache = self._step([prompt], {})
-                alone.append(torch.stack([logits_AV, self._step([prompt[-1:]], cache)[0]]))
-            whole = torch.cat(alone, 1)
+            fault = self._fault(one, two, shared)
+            if fault and what not in self._told:
+                log.warning("%s does not allow %s (%s), which is slower", type(self.model).__name__, what, fault)
+                self._told.add(what)
+            self._tried[key] = fault
+        return not self._tried[key]
+
+    def _fault(self, one: tuple[int, ...], two: tuple[int, ...], shared: int) -> str:
+        if not self._layers:
+            return "its cache cannot be joined"
+        cut = shared + max(1, self.limit // 2)  # two of this length make a pack
+        apart = APART if len(two) < len(one) else 0
+        in_one = (one[:cut], two[: max(shared + 1, min(len(two), cut - apart))]) if len(one) > cut else (one, two)
+        whole = None
+        for prompts, groups in ((in_one, [(0, 2)]), ((one, two), [(0, 1), (1, 2)])):
+            if whole is None or prompts != in_one:
+                whole = torch.cat([self._alone(prompt) for prompt in prompts], 1)
             try:
-                fault = "" if joinable(cache) else "its cache cannot be joined"
-                if not fault:
-                    logits_AV, cache, mask = self._read([one, two], shared)
-                    after, _, _ = self._next([one[-1], two[-1]], cache, mask)
-                    apart = (torch.stack([logits_AV, after]) - whole).abs().max().item()
-                    exact = self.model.dtype.itemsize >= 4
-                    allowed = TOLERANCE if exact else torch.finfo(self.model.dtype).eps * whole.abs().max().item()
-                    fault = f"a logit is another by {apart:.2g}" if not apart <= allowed else ""
-            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+                logits_AV, cache, mask = self._read(prompts, shared, groups)
+                after, _, _ = self._next([prompt[-1] for prompt in prompts], with_room(cache), mask)
+            except (CheckpointError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
                 if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY):
                     raise
-                fault = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-            if fault:
-                log.warning("%s does not allow %s (%s), which is slower", type(self.model).__name__, what, fault)
-            self._tried[key] = fault
-        return self._tried[key]
+                return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+            near = whole > whole.amax(-1, keepdim=True) - FAR  # others are as good as -inf
+            apart = (torch.stack([logits_AV, after]) - whole)[near].abs().max().item()
+            exact = self.model.dtype.itemsize >= 4
+            if not apart <= (
+                TOLERANCE if exact else torch.finfo(self.model.dtype).eps * whole[near].abs().max().item()
+            ):
+                return f"a logit is another by {apart:.2g}"
+        return ""
+
+    def _alone(self, prompt: tuple[int, ...]) -> torch.Tensor:
+        """The logits after a prompt, and those after its last token once more, of shape [2, 1, V]."""
+        logits_AV, cache = self._step([prompt], {})
+        return torch.stack([logits_AV, self._step([prompt[-1:]], cache)[0]])
 
     @torch.inference_mode()
     def write(self, batch: list[Line]) -> list[tuple]:
@@ -213,9 +248,8 @@ class Writer:
         if batch[0].asked.beams > 1:
             return self._search(batch)
         prompts = sorted({line.prompt for line in batch}, key=lambda prompt: (-len(prompt), prompt))
-        shared = (
-            min(common(min(prompts), max(prompts)), len(prompts[-1]) - 1) if self.shares and len(prompts) > 1 else 0
-        )
+        allowed = self.shares if len(prompts[0]) == len(prompts[-1]) else self.shares_padded
+        shared = min(common(min(prompts), max(prompts)), len(prompts[-1]) - 1) if allowed and len(prompts) > 1 else 0
         logits_AV, cache, mask = self._read(prompts, shared if shared >= SHARED else 0)
         place = {prompt: number for number, prompt in enumerate(prompts)}
         logits_AV, mask = self._select([place[line.prompt] for line in batch], cache, logits_AV, mask)
@@ -234,20 +268,26 @@ class Writer:
             if len(keep) < len(going):
                 _, mask = self._select(keep, cache, None, mask)
                 going = [going[at] for at in keep]
-            logits_AV, cache, mask = self._next([written[line][-1] for line in going], cache, mask)
+            if len(prompts[0]) + step == self.turns:  # prompts of several lengths end before
+                logits_AV, cache, mask = self._read([batch[line].prompt + tuple(written[line]) for line in going], 0)
+                cache = with_room(cache)
+            else:
+                logits_AV, cache, mask = self._next([written[line][-1] for line in going], cache, mask)
         return [
             (line.request, line.sample, len(tokens), self._text(tokens, line.asked.stop))
             for line, tokens in zip(batch, written, strict=True)
         ]
 
-    def _read(self, prompts: list[tuple[int, ...]], shared: int) -> tuple[torch.Tensor, dict, torch.Tensor | None]:
+    def _read(
+        self, prompts: Sequence[tuple[int, ...]], shared: int, groups: list[tuple[int, int]] | None = None
+    ) -> tuple[torch.Tensor, dict, torch.Tensor | None]:
         """The logits after prompts, the longest first, what is kept of them, and which of it is not padding (None: all).
 
-        The first `shared` tokens of all are read once.
+        The first `shared` tokens of all are read once; the prompts of a group, from one place to another, in one pass.
         """
         before = self._step([prompts[0][:shared]], {})[1] if shared else {}
         logits, caches, masks = [], [], []
-        groups = self._groups([len(prompt) - shared for prompt in prompts])
+        groups = groups or self._groups([len(prompt) - shared for prompt in prompts])
         for number, (start, stop) in enumerate(groups):
             some = [prompt[shared:] for prompt in prompts[start:stop]]
             cache = copy.deepcopy(before) if number < len(groups) - 1 else before
@@ -315,8 +355,6 @@ class Writer:
         return [None if tensor is None else tensor[index] for tensor in tensors]
 
     def _ended(self, asked: Generate, tokens: list[int]) -> bool:
-        if not tokens:
-            return False
         if tokens[-1] in self.ends or len(tokens) == asked.max_tokens:
             return True
         if not asked.stop:

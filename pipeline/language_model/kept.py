@@ -6,35 +6,39 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 # Layers of a cache that hold keys and values and nothing else; those derived from them hold more.
 JOINABLE = (DynamicLayer, DynamicSlidingWindowLayer)
-ROOM = 8  # a layer has room for so many tokens beyond those that it was given, or for an eighth of these
+# A layer has room for so many tokens beyond those that it was given, or for a share of these: 1 / SPARE.
+ROOM, SPARE = 8, 8
 
 
 class Roomy(DynamicLayer):
     """A layer of a cache that writes new keys and values behind the old ones, instead of copying all for each token.
 
-    `keys` and `values` are the parts in use of larger tensors. Whoever replaces them (a selection of rows) replaces those too.
+    `keys` and `values` are the parts in use of larger tensors.
     """
 
     def __init__(self, layer: DynamicLayer):
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
         self.keys, self.values = layer.keys, layer.values
-        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._room = (self.keys, self.values)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_args, **_kwargs):
         """All keys and values, the new ones last; see DynamicLayer."""
         length = self.keys.shape[-2]
         size = length + key_states.shape[-2]
-        mine = self._room is not None and self._room[0].data_ptr() == self.keys.data_ptr()
-        if not mine or self._room[0].shape[-2] < size:
-            self._room = tuple(
-                functional.pad(part, (0, 0, 0, size - length + max(ROOM, size // 8)))
-                for part in (self.keys, self.values)
-            )
+        if self._room[0].shape[-2] < size:
+            more = size - length + max(ROOM, size // SPARE)
+            self._room = tuple(functional.pad(part, (0, 0, 0, more)) for part in (self.keys, self.values))
         for room, part in zip(self._room, (key_states, value_states), strict=True):
             room[..., length:size, :] = part
         self.keys, self.values = (room[..., :size, :] for room in self._room)
         return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Some of the rows, in some order; the room that there was goes along."""
+        length = self.keys.shape[-2]
+        self._room = tuple(room.index_select(0, beam_idx) for room in self._room)
+        self.keys, self.values = (room[..., :length, :] for room in self._room)
 
 
 def joinable(cache: dict) -> list:
@@ -44,14 +48,19 @@ def joinable(cache: dict) -> list:
 
 
 def joined(caches: list[dict]) -> dict:
-    """The rows of several caches in the first of them; before those of shorter ones stand zeros, as many as they lack."""
-    every = [list(joinable(cache)) for cache in caches]
+    """The rows of several caches in the first of them; before those of shorter ones stand zeros, as many as they lack.
+
+    Raises ValueError for caches that hold something else than keys and values.
+    """
+    every = [joinable(cache) for cache in caches]
+    if not all(every):
+        raise ValueError("the cache cannot be joined")
     for first, *others in zip(*every, strict=True):
         longest = max(layer.keys.shape[-2] for layer in (first, *others))
         for name in ("keys", "values"):
             parts = [getattr(layer, name) for layer in (first, *others)]
             widened = [functional.pad(part, (0, 0, longest - part.shape[-2], 0)) for part in parts]
-            setattr(first, name, torch.cat(widened) if len(widened) > 1 else widened[0])
+            setattr(first, name, torch.cat(widened))
         if isinstance(first, DynamicSlidingWindowLayer):
             first.cumulative_length = max(layer.cumulative_length for layer in (first, *others))
         for layer in others:  # or all would be held twice

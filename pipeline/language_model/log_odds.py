@@ -22,6 +22,9 @@ def log_odds(logits_PV: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) 
     wanted = logits_PV[rows, tokens]
     likeliest = wanted == best[rows]
     # Equal to the best of its row; another can be as well only where the odds, the best being 1, add up to 2.
-    if len(doubtful := (likeliest & (sums[rows] > 1.9)).nonzero()[:, 0]):
-        likeliest[doubtful] = logits_PV[rows[doubtful]].argmax(-1) == tokens[doubtful]
+    doubtful = (likeliest & (sums[rows] > 2 - 1e-3)).nonzero()[:, 0]
+    if len(doubtful):
+        asked, place = rows[doubtful].unique(return_inverse=True)
+        first = torch.cat([logits_PV[some].argmax(-1) for some in asked.split(size)])
+        likeliest[doubtful] = first[place] == tokens[doubtful]
     return wanted - best[rows] - sums[rows].log(), likeliest

@@ -35,8 +35,9 @@ def choose(logits_AV: torch.Tensor, asked: Generate, numbers: list) -> list[int]
 
 def odds(logits_AV: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
     """exp(logits / temperature) in float32, the best at 1: 0 outside the top_k likeliest and the least set that has top_p of these."""
-    scores = logits_AV
-    if top_k or top_p < 1:  # what is left out is decided in float64
+    # the best at 0 first: what is near it then has no more than its own rounding, however low the temperature
+    scores = logits_AV - logits_AV.amax(-1, keepdim=True)
+    if temperature != 1 or top_k or top_p < 1:
         scores = scores.double()
     for warper in (
         TemperatureLogitsWarper(float(temperature)) if temperature != 1 else None,
@@ -44,7 +45,7 @@ def odds(logits_AV: torch.Tensor, temperature: float, top_k: int, top_p: float) 
         TopPLogitsWarper(float(top_p)) if top_p < 1 else None,
     ):
         scores = scores if warper is None else warper(None, scores)
-    return (scores - scores.amax(-1, keepdim=True)).float().exp_()
+    return scores.exp().float()
 
 
 def pick(odds_AV: torch.Tensor, numbers: list[float]) -> list[int]:

@@ -253,16 +253,17 @@ def common(one: Sequence[int], two: Sequence[int]) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
 
 
-def packs(rows: list[Row], limit: int) -> list[Pack]:
+def packs(rows: list[Row], limit: int, even: float = math.inf) -> list[Pack]:
     """Rows batched with their like, chains apart from tries, each row with a stem by itself.
 
     limit  positions in a pack, padding included; a row that is longer is a pack of its own
+    even   and so is a row that is deeper than this
     """
     batches: list[list[Row]] = []
     for branched in (True, False):
         batch: list[Row] = []
         for row in (row for row in rows if row.branched == branched and not row.stem):
-            if batch and (len(batch) + 1) * len(batch[0].tokens) > limit:
+            if batch and ((len(batch) + 1) * len(batch[0].tokens) > limit or max(row.depth, batch[-1].depth) > even):
                 batches.append(batch)
                 batch = []
             batch.append(row)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FEW = 1 / 64  # share of neighbours, up to which those in the wrong order are put right one by one
+# Neighbours in the wrong order are put right one by one up to this share of all, and by so many passes over them.
+FEW, PASSES = 1 / 64, 64
 WIDTHS = range(300, 8193)  # columns: a shorter row is sorted at once, of a wider one the keys tell too little apart
 SMALLEST = 1e-20  # of a row's largest root: its steps are normal numbers
 
@@ -16,6 +17,7 @@ def ascending(magnitudes: Tensor) -> Tensor:
     magnitude and column, and sorted two to three times as fast; the few neighbours that share a step and stand in the
     wrong order are swapped until none is left. Where they are not few, whole magnitudes are sorted.
     """
+    magnitudes = magnitudes.contiguous()  # what is stored turned comes turned
     if magnitudes.device.type != "cpu":
         keys = _by_whole(magnitudes)
         return keys.sort(dim=-1).values & 0xFFFFFFFF
@@ -28,7 +30,7 @@ def ascending(magnitudes: Tensor) -> Tensor:
 
 def _by_whole(magnitudes: Tensor) -> Tensor:
     """64-bit keys: the magnitude's bits before the column."""
-    keys = magnitudes.contiguous().view(torch.int32).long() << 32
+    keys = magnitudes.view(torch.int32).long() << 32
     return keys.bitwise_or_(torch.arange(magnitudes.shape[1], device=keys.device))
 
 
@@ -53,11 +55,13 @@ def _by_steps(magnitudes: Tensor) -> Tensor | None:
     if len(at) > FEW * wrong.size:
         return None
     flat, ordered = order.view(-1).numpy(), ordered.view(-1).numpy()
-    while len(at):  # ends: each swap leaves fewer pairs of a row in the wrong order
+    for _ in range(PASSES):
+        if not len(at):
+            return order
         first = at[np.diff(at, prepend=-2) > 1]  # of pairs that overlap
         for each in (flat, ordered):
             each[first], each[first + 1] = each[first + 1], each[first]
         at = np.unique(np.concatenate([at, first - 1, first + 1]))
         at = at[(at >= 0) & (at % columns < columns - 1)]
         at = at[ordered[at] > ordered[at + 1]]
-    return order
+    return None

@@ -45,6 +45,18 @@ WINDOWED = {
     "Gemma2": SIZES | {"sliding_window": 24, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 8},
     "Gemma3": SIZES | {"sliding_window": 24},
     "Mistral": SIZES | {"sliding_window": 24},
+    # not a window: from 25 tokens on all positions turn in another way
+    "Phi3": SIZES
+    | {
+        "original_max_position_embeddings": 24,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0, 1.2, 1.4, 1.6],
+            "long_factor": [2.0, 3.0, 4.0, 5.0],
+        },
+        "sliding_window": None,
+    },
     "GPTNeo": {
         "hidden_size": 32,
         "intermediate_size": 48,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.language_model import generation, sampling
+from pipeline.language_model import causal, generation, sampling
 from pipeline.language_model.causal import CausalScorer
 from pipeline.language_model.plain_text import TEXT
 from pipeline.requests import Generate, LogLikelihood, Rolling
@@ -105,10 +105,47 @@ def test_a_model_that_does_not_pass_over_padding_is_found_out(monkeypatch, caplo
 
 def test_the_trial_does_not_depend_on_what_was_asked_before(monkeypatch):
     monkeypatch.setattr(generation, "SHARED", 8)
-    prompts = scorer().encoder.prompts([(text, 16) for text in ALIKE])
+
+    def lines(texts, **settings):
+        asked = [greedy(text, max_tokens=16, **settings) for text in texts]
+        return generation.lines(scorer().encoder.prompts([(each.prompt, 16) for each in asked]), asked)
+
     one, two = (generation.Writer(models.model("Llama"), models.tokenizer(), 512) for _ in range(2))
-    two.try_out([(5, 6, 7), (5, 6)])
-    assert one.try_out(prompts) == two.try_out(prompts) and one.shares == two.shares
+    two.try_out(lines(PROMPTS), 96)
+    assert two.try_out(lines(ALIKE), 96) == one.try_out(lines(ALIKE), 96) == 96
+    assert (one.shares, one.shares_padded) == (two.shares, two.shares_padded) == (True, True)
+    assert two.try_out(lines(ALIKE, beams=2), 96) == 0 and not two.shares and not two.shares_padded
+    assert two.try_out(lines(ALIKE), 20) == 0 and two.shares and not two.shares_padded  # all are longer than that
+
+
+# Prompts that share a beginning, by the lengths of their rests: the nearest far shorter, or but for the last token alike.
+RESTS = {"far": (60, 4, 9, 12), "last": (30, 30, 12, 11), "mixed": (40, 34, 8, 7, 7, 2)}
+
+
+@pytest.mark.parametrize("rests", RESTS)
+@pytest.mark.parametrize("name", models.ALL)
+def test_sharing_with_padding_is_exact_or_found_out(name, rests, monkeypatch):
+    """What a trial allows was tried, however the longest prompt lies beside its nearest one."""
+    monkeypatch.setattr(generation, "SHARED", 8)
+    monkeypatch.setattr(causal, "CPU_START", 16)
+    draw = np.random.default_rng(3)
+    begin = tuple(draw.integers(2, 320, 10).tolist())
+    prompts = [begin + tuple(draw.integers(2, 320, rest).tolist()) for rest in RESTS[rests]]
+    if rests == "last":
+        prompts[1] = (*prompts[0][:-1], prompts[1][-1])
+    asked = [greedy(str(number), max_tokens=number + 6) for number in range(len(prompts))]  # of several lengths, too
+    ours = scorer(name, limit=2000)
+    ours.encoder.prompts = lambda *_: prompts
+    found = [answer.texts[0] for answer in ours.generate(asked)]
+    for text, prompt, each in zip(found, prompts, asked, strict=True):
+        made = ours.model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)),
+            do_sample=False,
+            max_new_tokens=each.max_tokens,
+            pad_token_id=1,
+        )
+        assert text == ours.tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)
 
 
 def test_samples_of_prompts_that_begin_alike_are_the_same_alone(monkeypatch):
@@ -283,21 +320,24 @@ def test_a_broken_model_says_so():
         CausalScorer(model, models.tokenizer(), 256).answer([Generate("The rain")])
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [0, 40, 1000])
 def test_batches_are_bounded_and_hold_like_lengths(padded):
-    asked = [Generate(prompt, 5, 10) for prompt in PROMPTS] + [greedy(prompt, max_tokens=20) for prompt in PROMPTS]
+    asked = [Generate(prompt, 5, 10) for prompt in PROMPTS]
+    asked += [greedy(prompt, max_tokens=5 + 4 * number) for number, prompt in enumerate(PROMPTS)]
     asked += [greedy(prompt, beams=2, max_tokens=20) for prompt in PROMPTS]
     prompts = scorer().encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
     batches = generation.batches(generation.lines(prompts, asked), 128, 256, 4, padded)
     for batch in batches:
         assert len(batch) <= 4 and len({line.kind for line in batch}) == 1
-        widths = [len(line.prompt) + line.asked.max_tokens for line in batch]
-        assert len(batch) * max(widths) <= (256 if batch[0].asked.beams == 1 else 64)
-        assert 2 * min(widths) >= max(widths)
-        if batch[0].asked.beams > 1 or not padded:
+        own = [len(line.prompt) + line.asked.max_tokens for line in batch]
+        width = max(len(line.prompt) for line in batch) + max(line.asked.max_tokens for line in batch)
+        assert len(batch) * width <= (256 if batch[0].asked.beams == 1 else 64)
+        if batch[0].asked.beams > 1 or width > padded:
             assert len({len(line.prompt) for line in batch}) == 1
+        if len({len(line.prompt) for line in batch}) > 1:
+            assert 2 * min(own) >= width
     assert sum(map(len, batches)) == 7 * len(PROMPTS)
-    assert (max(len({len(line.prompt) for line in batch}) for batch in batches) > 1) == padded
+    assert (max(len({len(line.prompt) for line in batch}) for batch in batches) > 1) == (padded > 0)
 
 
 def test_caches_that_hold_more_than_keys_are_not_joined(monkeypatch):

@@ -51,6 +51,16 @@ def test_a_token_more_copies_nothing_before_it():
         assert ours.keys.data_ptr() == place
 
 
+def test_a_selection_lets_go_of_what_it_selects_from():
+    ours = Roomy(layer(4, 40))
+    ours.update(*states(4, 1, 1))
+    ours.reorder_cache(torch.tensor([2]))
+    assert {part.untyped_storage().nbytes() for part in (ours.keys, ours.values, *ours._room)} == {2 * 49 * 3 * 4}
+    place = ours.keys.data_ptr()
+    ours.update(*states(1, 1, 2))  # and keeps its room
+    assert ours.keys.data_ptr() == place
+
+
 def test_what_was_given_stays_as_it_was():
     given_ = layer(2, 4)
     before = given_.keys.clone()

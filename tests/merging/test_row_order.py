@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.merging import row_order
+from pipeline.merging.della import della
 from pipeline.merging.row_order import ascending
 
 
@@ -53,3 +54,31 @@ def test_the_keys_that_are_half_as_wide_give_the_order_or_nothing(kind, columns,
 def test_of_usual_task_vectors_the_keys_suffice(kind):
     """Otherwise each row would be sorted twice."""
     assert row_order._by_steps(rows(kind, 50, 896, 0)) is not None
+
+
+@pytest.mark.parametrize("columns", [200, 896, 9000])
+def test_what_is_stored_turned(columns):
+    """GPT-2's matrices: rows are their first dimension."""
+    magnitudes = rows("normal", 7, columns, 0)
+    assert torch.equal(ascending(magnitudes.T.contiguous().T), magnitudes.sort(dim=1, stable=True).indices)
+
+
+def test_a_row_whose_entries_share_a_step_is_sorted_whole():
+    """Rather than swapped into order, neighbour by neighbour."""
+    magnitudes = rows("normal", 70, 4096, 0)
+    magnitudes[3] = torch.linspace(1e-3, 1e-4, 4096)
+    magnitudes[3, 0] = 1e30
+    assert row_order._by_steps(magnitudes) is None
+    assert torch.equal(ascending(magnitudes), magnitudes.sort(dim=1, stable=True).indices)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_della_ranks_the_rows_of_what_is_stored_turned(transposed):
+    """With p from 0 to 1 the smallest change of each row is never kept, and the largest always."""
+    change = torch.from_numpy(np.random.default_rng(0).permutation(7 * 400).astype(np.float32).reshape(7, 400) + 1)
+    base = torch.zeros(7, 400)
+    turn = (lambda tensor: tensor.T.contiguous()) if transposed else (lambda tensor: tensor)
+    settings = {"density": 0.5, "epsilon": 0.5, "rescale": "none", "name": "w", "transposed": transposed}
+    end = turn(della(turn(base), [turn(change)], **settings))
+    assert torch.equal(end.amax(1), change.amax(1)) and not end.gather(1, change.argmin(1)[:, None]).any()
+    assert 0.4 < (end != 0).float().mean() < 0.6
