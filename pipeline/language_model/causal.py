@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from pipeline.errors import ConfigError
-from pipeline.language_model import generation, trie
+from pipeline.language_model import generation, lines, trie
 from pipeline.language_model.encoding import Encoder
 from pipeline.language_model.log_odds import log_odds
 from pipeline.language_model.scorer import Scorer, head_of
@@ -82,7 +82,7 @@ class CausalScorer(Scorer):
         """Raises ConfigError for settings of a generation that mean nothing."""
         for asked in requests:
             if isinstance(asked, Generate):
-                generation.check(asked)
+                lines.check(asked)
 
     def score(self, requests: list[tuple[str, str]], label: str = "", scratch: Path | None = None) -> list[Answer]:
         """The answers to (context, continuation) requests, in their order.
@@ -113,11 +113,11 @@ class CausalScorer(Scorer):
         """
         self.refuse(requests)
         prompts = self.encoder.prompts([(asked.prompt, asked.max_tokens) for asked in requests])
-        writer, lines = self._writer, generation.lines(prompts, requests)
+        writer, wanted = self._writer, lines.lines(prompts, requests)
         most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
         with self.within_memory():
-            padded = writer.try_out(lines, min(self.horizon, self.limit))
-        batches = generation.batches(lines, self.tokens_per_pack, writer.kept, most, padded)
+            padded = writer.try_out(wanted, min(self.horizon, self.limit))
+        batches = lines.batches(wanted, self.tokens_per_pack, writer.kept, most, padded)
         shapes = [(len(batch), len(batch[0].prompt)) for batch in batches]
         shared = (writer.shares, writer.shares_padded)
         settings = (generation.VERSION, self.tokens_per_pack, writer.kept, writer.start, shared, shapes, writer.ends)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.language_model import causal, generation, sampling
+from pipeline.language_model import causal, generation, lines, sampling
 from pipeline.language_model.causal import CausalScorer
 from pipeline.language_model.plain_text import TEXT
 from pipeline.requests import Generate, LogLikelihood, Rolling
@@ -106,16 +106,16 @@ def test_a_model_that_does_not_pass_over_padding_is_found_out(monkeypatch, caplo
 def test_the_trial_does_not_depend_on_what_was_asked_before(monkeypatch):
     monkeypatch.setattr(generation, "SHARED", 8)
 
-    def lines(texts, **settings):
+    def wanted(texts, **settings):
         asked = [greedy(text, max_tokens=16, **settings) for text in texts]
-        return generation.lines(scorer().encoder.prompts([(each.prompt, 16) for each in asked]), asked)
+        return lines.lines(scorer().encoder.prompts([(each.prompt, 16) for each in asked]), asked)
 
     one, two = (generation.Writer(models.model("Llama"), models.tokenizer(), 512) for _ in range(2))
-    two.try_out(lines(PROMPTS), 96)
-    assert two.try_out(lines(ALIKE), 96) == one.try_out(lines(ALIKE), 96) == 96
+    two.try_out(wanted(PROMPTS), 96)
+    assert two.try_out(wanted(ALIKE), 96) == one.try_out(wanted(ALIKE), 96) == 96
     assert (one.shares, one.shares_padded) == (two.shares, two.shares_padded) == (True, True)
-    assert two.try_out(lines(ALIKE, beams=2), 96) == 0 and not two.shares and not two.shares_padded
-    assert two.try_out(lines(ALIKE), 20) == 0 and two.shares and not two.shares_padded  # all are longer than that
+    assert two.try_out(wanted(ALIKE, beams=2), 96) == 0 and not two.shares and not two.shares_padded
+    assert two.try_out(wanted(ALIKE), 20) == 0 and two.shares and not two.shares_padded  # all are longer than that
 
 
 # Prompts that share a beginning, by the lengths of their rests: the nearest far shorter, or but for the last token alike.
@@ -326,7 +326,7 @@ def test_batches_are_bounded_and_hold_like_lengths(padded):
     asked += [greedy(prompt, max_tokens=5 + 4 * number) for number, prompt in enumerate(PROMPTS)]
     asked += [greedy(prompt, beams=2, max_tokens=20) for prompt in PROMPTS]
     prompts = scorer().encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
-    batches = generation.batches(generation.lines(prompts, asked), 128, 256, 4, padded)
+    batches = lines.batches(lines.lines(prompts, asked), 128, 256, 4, padded)
     for batch in batches:
         assert len(batch) <= 4 and len({line.kind for line in batch}) == 1
         own = [len(line.prompt) + line.asked.max_tokens for line in batch]
