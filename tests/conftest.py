@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# a first call imports, and other processes share the machine: how long one example takes says nothing
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -85,7 +85,7 @@ def test_shuffle_depends_on_the_name_alone_and_is_balanced(files):
     assert len(set(some["shown"])) == 6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     position=st.lists(st.floats(-20, 20), min_size=3, max_size=3),
     content=st.lists(st.floats(-3, 3), min_size=3, max_size=3),

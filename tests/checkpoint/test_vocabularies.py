@@ -284,7 +284,7 @@ ordinary = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=8)
 special = st.lists(st.sampled_from(["<1>", "<2>", "<3>", "<4>"]), unique=True, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_token_keeps_its_row(data):
     mode = data.draw(st.sampled_from(["base", "union"]))

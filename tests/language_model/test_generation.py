@@ -405,7 +405,7 @@ def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch, caplog):
     assert "not what was written there" in caplog.text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     logits=st.lists(st.floats(-20, 20), min_size=2, max_size=8),
     temperature=st.floats(0.1, 5),

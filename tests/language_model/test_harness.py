@@ -66,7 +66,7 @@ def test_rolling(bos, reference):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     context=st.text(max_size=8) | st.sampled_from(["", "<s>", "a ", "</s>b"]),
     continuation=st.text(max_size=8),

@@ -8,7 +8,7 @@ from pipeline.language_model import log_odds as module
 from pipeline.language_model.log_odds import log_odds
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.integers(1, 30),
     st.integers(1, 50),

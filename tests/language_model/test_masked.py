@@ -101,7 +101,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     asked=st.lists(st.builds(LogLikelihood, texts, texts, st.none() | texts, st.none() | texts), max_size=8),
     name=st.sampled_from(["Bert", "Roberta", "Albert"]),
@@ -131,7 +131,7 @@ def test_any_requests(asked, name, seed):
     assert repr([answers[at] for at in order]) == repr(shuffled)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(context=texts, continuation=texts, kind=st.sampled_from(["Bert", "Roberta", "Albert"]))
 def test_a_text_is_its_context_and_its_continuation(context, continuation, kind):
     """Every token is either asked for or before all that are: none is lost, none is asked twice."""

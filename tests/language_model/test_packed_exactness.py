@@ -221,7 +221,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
 beginnings = st.sampled_from(["", "", "Each spring the ", "Each spring the river rose. The rain ", "The rain " * 8])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pairs=st.lists(st.tuples(st.tuples(beginnings, texts).map("".join), texts), max_size=12),
     bos=st.booleans(),

@@ -27,7 +27,7 @@ def requests(draw):
 costs = st.builds(Costs, st.sampled_from([0.1, 1.0, 5.0, math.inf]), st.sampled_from([0.0, 0.01, 0.2]))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(asked=requests(), costs=costs, slack=st.integers(0, 40), horizon=st.sampled_from([0, 12, math.inf]))
 def test_every_request_is_there_whole(asked, costs, slack, horizon):
     limit = max((len(each.inputs) for each in asked), default=1) + slack
@@ -54,7 +54,7 @@ def test_every_request_is_there_whole(asked, costs, slack, horizon):
     assert read + sum(len(stem[-1]) for stem in stems) <= sum(len(each.inputs) for each in asked)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(asked=requests(), costs=costs, seed=st.randoms(use_true_random=False))
 def test_the_order_does_not_count(asked, costs, seed):
     order = list(range(len(asked)))

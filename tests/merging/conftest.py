@@ -1,10 +1,5 @@
 import pytest
 import torch
-from hypothesis import settings
-
-# a first call imports, and other processes share the machine: how long one example takes says nothing
-settings.register_profile("merging", deadline=None)
-settings.load_profile("merging")
 
 SHAPES = {
     "embed.weight": (33, 8),

@@ -41,7 +41,7 @@ def test_it_is_the_order_of_a_stable_sort(kind, columns):
     assert torch.equal(ascending(magnitudes), magnitudes.sort(dim=1, stable=True).indices)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(KINDS), st.integers(2, 600), st.integers(1, 4), st.integers(0, 1000))
 def test_the_keys_that_are_half_as_wide_give_the_order_or_nothing(kind, columns, count, seed):
     magnitudes = rows(kind, count, columns, seed)

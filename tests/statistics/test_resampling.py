@@ -116,7 +116,7 @@ def naive_front(bias_score, accuracy, eligible):
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.1, 0.2, 0.3, float("nan")])] * 2, st.booleans()), max_size=9))
 def test_pareto_front_against_the_definition(cells):
     bias_score, accuracy, eligible = (list(column) for column in zip(*cells, strict=True)) if cells else ([], [], [])
@@ -163,7 +163,7 @@ def test_where_all_clusters_stand_at_one_end_the_interval_is_clopper_and_pearson
     assert interval(0.2, 0.0, 29) == (0.2, 0.2)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(0, 1), st.floats(0, 0.5), st.integers(1, 500))
 def test_intervals_hold_their_estimate_and_keep_to_the_scale(share, error, freedom):
     low, high = interval(share, error, freedom, (0.0, 1.0))
