@@ -46,6 +46,9 @@ def main() -> int:
         sweep.complain(type(error).__name__, str(error))
         return 2
     sweep.announce(cells)
+    if arguments.multirun:
+        said = dict(zip(arguments.overrides, sweep.spelled(arguments.overrides), strict=True))
+        sys.argv[1:] = [said.get(word, word) for word in sys.argv[1:]]
     interrupted = False
     try:
         cell()

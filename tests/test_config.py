@@ -188,3 +188,23 @@ def test_another_base_brings_its_own_name_and_prefix_token():
     assert cell["model"]["prefix_token"] == "<|endoftext|>"
     (cell,), _ = sweep.expand([], False)
     assert cell["model"]["name"] == "smollm2" and cell["model"]["prefix_token"] == "<|endoftext|>"
+
+
+def test_a_setting_of_a_swept_group_belongs_to_its_choices():
+    """Hydra would look it up in the default choice, which has none."""
+    said = [
+        "merge=keep",
+        "debias=steering,dpo",
+        "debias.epochs=1",
+        "+debias.x=[1,2]",
+        "debias.data=a,b",
+        "weight=0.3",
+        "seed=",
+    ]
+    told = sweep.spelled(said)
+    assert told == [*said[:2], "debias.epochs=choice(1)", "+debias.x=choice([1,2])", *said[4:]]
+    assert sweep.spelled(["debias=pcgu", "debias.units=3"]) == ["debias=pcgu", "debias.units=3"]
+    cells, _ = sweep.expand(
+        [word for word in told if "debias.x" not in word and "data" not in word and word != "seed="], True
+    )
+    assert [cell["debias"]["epochs"] for cell in cells] == [1, 1]

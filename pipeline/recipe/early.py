@@ -103,7 +103,7 @@ def _refuse_tuning(cell: Cell) -> None:
             continue
         family, module = family_of(cell.base.path), debiasing.load(unit["name"])
         debiasing.settings(configuration.debias_method(unit))
-        debiasing.refuse(module, family)
+        debiasing.refuse(module, family, "donor.by" if group == "donor" else group)
         if unit["select_on"] is not None:
             declared = configuration.bias_set(unit["select_on"])
             where = place_of(config, files_of(config, declared))

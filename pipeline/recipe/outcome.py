@@ -136,9 +136,10 @@ def _of_tuning(config: dict, group: str, tuned: Artifact) -> list[str]:
         )
     elif selection and summary["epoch"] == 0:
         notes.append(
-            f"{group}={name}: none of {tuned.inputs['training']['epochs']} epochs came nearer to even on {selection['exam']['name']} "
-            "without losing more perplexity or sense than allowed, so the model is as it came in; other settings may do "
-            f"better ({group}.learning_rate, {group}.perplexity_rise)"
+            f"{group}={name}: no epoch was taken, for none of {tuned.inputs['training']['epochs']} came nearer to even on "
+            f"{selection['exam']['name']} without losing more perplexity or sense than allowed; the model is as it came in "
+            f"(epochs.parquet tells what each came to; {group}.learning_rate, {group}.epochs, {group}.perplexity_rise and the "
+            "method's own settings decide it)"
         )
     if summary["pairs_left_out"]:
         notes.append(

@@ -29,7 +29,14 @@ def beside_controls(table: DataFrame, axes: tuple[str, ...], compared: DataFrame
     """One sentence for a panel and what has, or should have, a control in it; compared: `controls` of findings.py."""
     sentences, names = [], varying(table, axes)
     for panel, rows in panels(table):
-        tested = _tested(rows)
+        tested, untaken = _tested(rows)
+        for of, count in untaken.items():
+            if of.endswith(" control"):
+                continue
+            sentences.append(
+                f"{panel_name(panel, table)}: {of} took no epoch of its tuning in {count} cell{'s' * (count != 1)}, which "
+                f"{'are' if count != 1 else 'is'} the base and show{'s' * (count == 1)} nothing."
+            )
         for of in [name for name in tested if not name.endswith(" control")]:
             cells, controls = tested[of], tested.get(f"{of} control", [])
             subject, cell = ("the bias-inverted donor", "merge") if of == INVERTED else (of, "cell")
@@ -65,17 +72,22 @@ def _any_ruined(rows: DataFrame, of: str) -> bool:
     )
 
 
-def _tested(rows: DataFrame) -> dict[str, list[Series]]:
-    """The cells of a panel that count, by what is to be shown of them; of controls with the word behind it."""
+def _tested(rows: DataFrame) -> tuple[dict[str, list[Series]], dict[str, int]]:
+    """The cells of a panel that count, by what is to be shown of them, of controls with the word behind it; and how many do not
+    count, because no epoch of their tuning was taken."""
     tested: dict[str, list[Series]] = {}
+    untaken: dict[str, int] = {}
     for _, row in rows.iterrows():
         if is_finished(row) and not is_base(row) and not truth(row["ruined"]):
             name = text(row["debias"])
             if name.lower() in ("", "none"):
                 name = {INVERTED: INVERTED, "random_direction": f"{INVERTED} control"}.get(text(row["donor"]))
+            elif row.get("debias.epoch") == 0:
+                untaken[name] = untaken.get(name, 0) + 1
+                continue
             if name:
                 tested.setdefault(name, []).append(row)
-    return dict(sorted(tested.items(), key=lambda entry: entry[0] != INVERTED))
+    return dict(sorted(tested.items(), key=lambda entry: entry[0] != INVERTED)), untaken
 
 
 def _of(compared: DataFrame | None, panel: tuple[str, str, str], of: str) -> DataFrame:

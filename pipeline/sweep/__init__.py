@@ -11,7 +11,7 @@ was asked for has its row.
 
 from pipeline.sweep.cell import cell
 from pipeline.sweep.forecast import plan
-from pipeline.sweep.grid import as_dict, expand
+from pipeline.sweep.grid import as_dict, expand, spelled
 from pipeline.sweep.parent import Opening, aggregate, announce, close
 from pipeline.sweep.record import Sweep
 from pipeline.sweep.words import complain, console
@@ -28,4 +28,5 @@ __all__ = [
     "console",
     "expand",
     "plan",
+    "spelled",
 ]

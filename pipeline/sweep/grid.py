@@ -89,6 +89,22 @@ def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
     return asked, multirun
 
 
+def spelled(overrides: list[str]) -> list[str]:
+    """The same overrides, with a setting of a group that is swept as a sweep of one value.
+
+    Hydra looks up what is not swept in the group's default choice, which may not have it (`debias=dpo,negation
+    debias.epochs=1`); what is swept belongs to the choice of each cell.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    swept = tuple(f"{one.key_or_group}." for one in parsed if one.is_sweep_override())
+    words = []
+    for word, one in zip(overrides, parsed, strict=True):
+        key, equals, value = word.partition("=")
+        steady = not one.is_sweep_override() and not one.is_delete() and one.key_or_group.startswith(swept or ("\0",))
+        words.append(f"{key}=choice({value})" if steady and equals and value else word)
+    return words
+
+
 def _refuse_settings(cell: dict) -> None:
     """Settings of a merge that its method refuses. Those of the YAMLs need no check, and methods import torch."""
     from pipeline import merging

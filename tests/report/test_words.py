@@ -134,6 +134,14 @@ def test_without_a_control_it_says_how_to_get_one():
     assert "add debias.control=false,true" in alone
 
 
+def test_a_tuning_of_which_no_epoch_was_taken_shows_nothing():
+    untaken = [{"donor": "checkpoints", "debias": name, "debias.epoch": 0} for name in ("dpo", "dpo control")]
+    told = said(*(cell(**each) for each in untaken), cell(donor="checkpoints", debias="pcgu", **{"debias.epoch": 2}))
+    assert told.count("took no epoch of its tuning") == 1
+    assert "dpo took no epoch of its tuning in 1 cell, which is the base and shows nothing" in told
+    assert "dpo changes the bias" not in told and "pcgu changes the bias measurably in 0 of 1 cell" in told
+
+
 def test_ruined_cells_count_neither_as_effect_nor_as_over_correction():
     told = said(cell(signed=-0.15, ruined=True), cell(donor="random_direction", signed=0.21))
     assert "over-corrected" not in told and "comes from the direction" not in told
