@@ -36,7 +36,7 @@ def main() -> int:
         cell()
         return 0
     try:
-        cells, _ = sweep.expand(arguments.overrides, arguments.multirun)
+        cells, multirun = sweep.expand(arguments.overrides, arguments.multirun)
         if cells[0]["plan"]:
             sweep.plan(cells)
             return 0
@@ -46,7 +46,7 @@ def main() -> int:
         sweep.complain(type(error).__name__, str(error))
         return 2
     sweep.announce(cells)
-    if arguments.multirun:
+    if multirun:
         said = dict(zip(arguments.overrides, sweep.spelled(arguments.overrides), strict=True))
         sys.argv[1:] = [said.get(word, word) for word in sys.argv[1:]]
     interrupted = False
