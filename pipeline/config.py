@@ -1,5 +1,6 @@
 """The typed shape of conf/, and the checks that need no model: refuse bad input before anything is spent."""
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -124,9 +125,13 @@ def check(config: dict) -> None:
     if config["export"] and Path(config["export"]).exists() and any(Path(config["export"]).iterdir()):
         raise ConfigError(f"export should be a new or empty folder, found files in {config['export']}; change export=")
     if config["machine"]["dtype"] not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"machine.dtype should be float32, bfloat16 or float16, found {config['machine']['dtype']!r}")
+        raise ConfigError(
+            f"machine.dtype should be float32, bfloat16 or float16, found {config['machine']['dtype']!r}; change machine.dtype="
+        )
     if config["machine"]["threads"] is not None and config["machine"]["threads"] < 1:
-        raise ConfigError(f"machine.threads should be null or at least 1, found {config['machine']['threads']}")
+        raise ConfigError(
+            f"machine.threads should be null or at least 1, found {config['machine']['threads']}; change machine.threads="
+        )
     for group in ("donor", "merge", "debias", "bias", "accuracy"):
         part = config[group]
         if not isinstance(part, dict) or "name" not in part or "version" not in part:
@@ -134,6 +139,10 @@ def check(config: dict) -> None:
                 f"{group} should be one of {', '.join(choices(group))} (a YAML in conf/{group} with name and version), found {part!r}"
             )
         _check_settings(group, part)
+        if group in ("donor", "debias") and "data" in part:
+            stereotypes(part["data"], f"{group}.data")
+        if group == "donor" and part["name"] == "debiased":
+            debiasing(part["by"], part["settings"] or {})
         if group == "merge" and part.get("calibration"):
             calibration(part["calibration"])
         for name, spec in part.get("files", {}).items():
@@ -148,7 +157,9 @@ def check(config: dict) -> None:
             )
     device = config["machine"]["device"]
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps|xpu", device):
-        raise ConfigError(f"machine.device should be auto, cpu, cuda, mps or xpu, found {device!r}")
+        raise ConfigError(
+            f"machine.device should be auto, cpu, cuda, mps or xpu, found {device!r}; change machine.device="
+        )
 
 
 # key -> (lowest, highest) of settings of donors and debiasing; merges and benchmarks state their own
@@ -180,32 +191,43 @@ def _check_settings(group: str, unit: dict) -> None:
         default, where = declared.get(key), f"{group}.{key}"
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if isinstance(default, bool) and not isinstance(value, bool):
-            raise ConfigError(f"{where} should be true or false, found {value!r}")
+            raise ConfigError(f"{where} should be true or false, found {value!r}; change {where}")
         if isinstance(default, int) and not isinstance(default, bool) and (not number or value != int(value)):
-            raise ConfigError(f"{where} should be a whole number, found {value!r}")
+            raise ConfigError(f"{where} should be a whole number, found {value!r}; change {where}")
         if isinstance(default, float) and (not number or not math.isfinite(value)):
-            raise ConfigError(f"{where} should be a number, found {value!r}")
+            raise ConfigError(f"{where} should be a number, found {value!r}; change {where}")
         if isinstance(default, str) and not isinstance(value, str) and not (value is None and key in NULLABLE):
-            raise ConfigError(f"{where} should be a word, found {value!r}")
+            raise ConfigError(f"{where} should be a word, found {value!r}; change {where}")
         low, high = RANGES.get(key, (-math.inf, math.inf))
         if number and not low <= value <= high:
-            raise ConfigError(f"{where} should lie between {low:g} and {high:g}, found {value:g}")
+            reach = f"be at least {low:g}" if high == math.inf else f"lie between {low:g} and {high:g}"
+            raise ConfigError(f"{where} should {reach}, found {value:g}; change {where}")
     for key in ("half", "select_half"):
         if unit.get(key) not in (None, *HALVES):
-            raise ConfigError(f"{group}.{key} should be null (all) or one of {', '.join(HALVES)}, found {unit[key]!r}")
+            raise ConfigError(
+                f"{group}.{key} should be null (all) or one of {', '.join(HALVES)}, found {unit[key]!r}; change {group}.{key}"
+            )
     if unit.get("precision") not in (None, "float32", "bfloat16"):
-        raise ConfigError(f"{group}.precision should be float32 or bfloat16, found {unit['precision']!r}")
+        raise ConfigError(
+            f"{group}.precision should be float32 or bfloat16, found {unit['precision']!r}; change {group}.precision"
+        )
     if group == "debias":
         _check_debias(unit)
 
 
 def _check_debias(unit: dict) -> None:
     if unit.get("coefficient", 0) < 0:
-        raise ConfigError(f"debias.coefficient should be 0 or more, found {unit['coefficient']:g}")
+        raise ConfigError(
+            f"debias.coefficient should be 0 or more, found {unit['coefficient']:g}; change debias.coefficient"
+        )
     if unit.get("scope") not in (None, "suffix", "span", "sentence"):
-        raise ConfigError(f"debias.scope should be suffix, span or sentence, found {unit['scope']!r}")
+        raise ConfigError(
+            f"debias.scope should be suffix, span or sentence, found {unit['scope']!r}; change debias.scope"
+        )
     if not isinstance(unit.get("bias_types") or [], list):
-        raise ConfigError(f"debias.bias_types should be null or a list in brackets, found {unit['bias_types']!r}")
+        raise ConfigError(
+            f"debias.bias_types should be null or a list in brackets, found {unit['bias_types']!r}; change debias.bias_types"
+        )
     if unit.get("select_on") is not None:
         bias_set(unit["select_on"])
 
@@ -236,13 +258,11 @@ def calibration(name: str) -> dict:
     return plain(OmegaConf.load(path))
 
 
-def stereotypes(name: str) -> dict:
+def stereotypes(name: str, key: str = "donor.data or debias.data") -> dict:
     """The declaration of a set of stereotypical sentences: conf/stereotypes/<name>.yaml."""
     path = CONF / "stereotypes" / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(
-            f"the training sentences should be one of {', '.join(choices('stereotypes'))}, found {name!r}; change donor.data= or debias.data="
-        )
+        raise ConfigError(f"{key} should be one of {', '.join(choices('stereotypes'))}, found {name!r}; change {key}")
     return plain(OmegaConf.load(path))
 
 
@@ -285,10 +305,25 @@ def debiasing(name: str, changed: dict) -> dict:
     # how far it is laid on is donor.coefficient
     known = declared.keys() - {"name", "version", "scale", "control", "draw"}
     if unknown := sorted(changed.keys() - known):
-        raise ConfigError(f"donor.settings should have some of {', '.join(sorted(known))}, found {', '.join(unknown)}")
+        raise ConfigError(
+            f"donor.settings should have some of {', '.join(sorted(known))}, found {', '.join(unknown)}; change donor.settings"
+        )
     unit = declared | changed
-    _check_settings("debias", unit)
+    with told_of("donor"):
+        _check_settings("debias", unit)
+        stereotypes(unit["data"], "debias.data")
     return unit
+
+
+@contextlib.contextmanager
+def told_of(group: str):
+    """What is refused inside names the keys of the group that asked: a donor has a debiasing's settings in donor.settings."""
+    try:
+        yield
+    except ConfigError as error:
+        if group != "donor":
+            raise
+        raise ConfigError(str(error).replace("debias.", "donor.settings.")) from error
 
 
 def settings(unit: dict, *without: str) -> dict:

@@ -1,8 +1,18 @@
 """One progress bar for all long work: live on a terminal, a line now and then in a log."""
 
 import sys
+import threading
 
 from tqdm import tqdm
+
+tqdm.set_lock(
+    threading.RLock()
+)  # its own is a semaphore of the system, which a cell that is stopped would leave behind
+
+
+def say(text: str) -> None:
+    """A line on stderr, above the bar that is being drawn."""
+    tqdm.write(text, file=sys.stderr)
 
 
 def bar(total: int | None, label: str, unit: str = "it", done: int = 0, scale: bool = False) -> tqdm:

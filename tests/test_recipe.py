@@ -129,6 +129,37 @@ def test_a_leak_is_refused_and_told(cell, monkeypatch):
     assert early.leaked(allowed) == {place: "Some sentence."}
 
 
+def test_settings_that_a_known_base_has_no_room_for_are_refused_before_the_first_cell(cell, model, tmp_path):
+    described = cell("merge=keep", "debias=pcgu", "debias.units=100000")  # the base is not in the store yet
+    described.base.path  # noqa: B018 - fetches it
+    with pytest.raises(
+        ConfigError, match=r"debias.units should be at most the \d+ units .* found 100000; change debias.units"
+    ):
+        cell("merge=keep", "debias=pcgu", "debias.units=100000")
+    with pytest.raises(ConfigError, match=r"donor.settings.units should be at most .* change donor.settings.units"):
+        cell("donor=debiased", "donor.settings={units: 100000}")
+    with pytest.raises(ConfigError, match=r"donor.by=dpce is made for masked models, found a causal one"):
+        cell("donor=debiased", "donor.by=dpce")
+    with pytest.raises(ConfigError, match=r"cell keep · tiny · steering .* · debias.layers=\[0,99\]; exclude="):
+        sweep.expand(
+            [
+                f"model.base=path:{model}",
+                f"store={tmp_path / 'store'}",
+                "merge=keep",
+                "debias=steering",
+                "debias.layers=[0],[0,99]",
+            ],
+            True,
+        )
+
+
+def test_bias_types_that_the_pairs_do_not_have_are_refused_before_anything_is_asked(cell):
+    described = cell("merge=keep", "debias=pcgu", "debias.share=0.05", "debias.bias_types=[astrology]")
+    with pytest.raises(ConfigError, match=r"debias.bias_types should be some of .*, found astrology"):
+        recipe.refuse_early(described)
+    assert not described.of_base.bias["answer"].exists
+
+
 TUNED = ("merge=keep", "debias=pcgu", "debias.share=0.05")
 
 

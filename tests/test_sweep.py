@@ -16,8 +16,10 @@ import pytest
 
 from pipeline import sweep
 from pipeline.report.table import COLUMNS
+from pipeline.stages.aggregate import axes
 from pipeline.store import MANIFEST
-from pipeline.sweep import isolation, parent
+from pipeline.sweep import isolation, parent, words
+from pipeline.sweep.record import INTERRUPTED
 from tests import sweep_faults
 from tests.tiny_language_model import tiny_language_model
 
@@ -267,6 +269,27 @@ def test_what_happens_in_one_cell_stays_there(first, settings, tmp_path, monkeyp
     assert frame.error.iloc[3:].str.contains(words).all()
     assert frame.bias_score.notna().tolist() == [True, True, True, False, False]
     assert not frame.on_front.iloc[3:].any()
+
+
+def test_a_cell_is_called_by_the_settings_that_are_swept(tmp_path):
+    cells, _ = sweep.expand(
+        ["merge=keep", "debias=pcgu", "debias.units=1,2", "debias.control=false,true", f"store={tmp_path}", "seed=3"],
+        True,
+    )
+    told = [words.cell_name(cell, axes(cells)) for cell in cells]
+    assert told[0].endswith(" · pcgu · pocket_bbq · pocket · debias.units=1")
+    assert told[-1].endswith(" · pcgu control · pocket_bbq · pocket · debias.units=2") and len(set(told)) == 4
+
+
+def test_what_an_interrupt_left_undone_says_so(tmp_path):
+    asked = [{"overrides": {"weight": weight}} for weight in ("0.1", "0.2")]
+    (tmp_path / "sweep.json").write_text(json.dumps({"cells": asked}))
+    assert "its worker was lost" in sweep.Sweep.read(tmp_path).cells()[1]["error"]
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "cell.json").write_text(json.dumps(asked[0] | {"status": "killed", "error": INTERRUPTED}))
+    first, second = sweep.Sweep.read(tmp_path).cells()
+    assert first["status"] == "killed" and second["status"] == "missing"
+    assert "interrupted before its turn" in second["error"]
 
 
 def test_a_lost_cell_is_named(first, tmp_path):

@@ -5,7 +5,8 @@ negation.py works on tensors. The others tune a model on pairs of texts. A file 
     Settings   a frozen dataclass: what conf/debias/<name>.yaml may say of the method; `check()` raises ConfigError
     Method     of tuning.py: Method(model, settings, scratch, seed) changes its model in place, batch by batch
 
-and may have `FAMILIES`, the families of models it is made for. A Method that is not stepped on pairs in tokens, but on
+and may have `FAMILIES`, the families of models it is made for, and `fits(model, settings)`, which refuses settings that a model
+of this shape, on torch's meta device, has no room for. A Method that is not stepped on pairs in tokens, but on
 what it makes of them or finds itself, has `prepare(scorer, pairs)`, which returns that. What it found besides the weights
 it gives by `report()`, one row a chosen unit, or `tables()`, rows by the name of a table. To add a method: this file's
 neighbour and its YAML.
@@ -42,7 +43,8 @@ def settings(method: dict):
     known = {field.name for field in dataclasses.fields(module.Settings)}
     if unknown := sorted(own.keys() - known):
         raise ConfigError(
-            f"debias={method['name']} should have settings out of {', '.join(sorted(known))}, found {', '.join(unknown)}"
+            f"debias={method['name']} should have settings out of {', '.join(sorted(known))}, found {', '.join(unknown)}; "
+            "leave these out"
         )
     for field in dataclasses.fields(module.Settings):
         kinds = typing.get_args(field.type) or (field.type,)

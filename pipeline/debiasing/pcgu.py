@@ -121,13 +121,7 @@ class Method:
         settings.check()
         self.model, self.settings = model, settings
         self.partition = Partition(model, settings)
-        total = self.partition.total
-        self.count = settings.units if settings.share is None else max(1, round(settings.share * total))
-        if self.count > total:
-            raise ConfigError(
-                f"debias.units should be at most the {total} units of the model, found {settings.units}; "
-                "change debias.units, or say debias.share"
-            )
+        self.count = _count(self.partition.total, settings)
         kept = scratch if settings.low_memory else None
         self.advantaged, self.disadvantaged = (
             Gradients(self.partition.parameters, kept and kept / name) for name in ("advantaged", "disadvantaged")
@@ -220,6 +214,22 @@ class Method:
         self.advantaged.clear()
         self.disadvantaged.clear()
         self.updates += 1
+
+
+def fits(model: torch.nn.Module, settings: Settings) -> None:
+    """Raises ConfigError for more units than a model of this shape has; its weights are not looked at."""
+    _count(Partition(model, settings).total, settings)
+
+
+def _count(total: int, settings: Settings) -> int:
+    """k, of so many units; raises ConfigError where there are fewer."""
+    count = settings.units if settings.share is None else max(1, round(settings.share * total))
+    if count > total:
+        raise ConfigError(
+            f"debias.units should be at most the {total} units of the model, found {settings.units}; "
+            "change debias.units, or say debias.share"
+        )
+    return count
 
 
 class Partition:

@@ -71,6 +71,22 @@ class Settings:
             )
 
 
+def fits(model: torch.nn.Module, settings: Settings) -> None:
+    """Raises ConfigError for an architecture that is not known here, and for layers that a model of this shape has not."""
+    _chosen(len(layers_of(model)), settings)
+
+
+def _chosen(count: int, settings: Settings) -> list[int]:
+    """Which of so many layers; raises ConfigError for one that is not among them."""
+    third = count // 3
+    chosen = range(third, count - third) if settings.layers is None else settings.layers
+    if absent := [layer for layer in chosen if not 0 <= layer < count]:
+        raise ConfigError(
+            f"debias.layers should lie between 0 and {count - 1} for this model, found {absent[0]}; change debias.layers"
+        )
+    return sorted(set(chosen))
+
+
 class Example(NamedTuple):
     """The two texts of a pair in tokens, and in either the last place of what the other does not have."""
 
@@ -89,16 +105,7 @@ class Method:
         settings.check()
         self.model, self.settings = model, settings
         self.layers = layers_of(model)
-        chosen = settings.layers
-        if chosen is None:
-            third = len(self.layers) // 3
-            chosen = range(third, len(self.layers) - third)
-        if absent := [layer for layer in chosen if not 0 <= layer < len(self.layers)]:
-            raise ConfigError(
-                f"debias.layers should lie between 0 and {len(self.layers) - 1} for this model, found {absent[0]}; "
-                "change debias.layers"
-            )
-        self.chosen = sorted(set(chosen))
+        self.chosen = _chosen(len(self.layers), settings)
         self._start()
 
     def prepare(self, scorer, pairs: Sequence[TokenPair]) -> list[Example]:

@@ -111,10 +111,27 @@ def tune(
             if choose(records) == epoch:
                 best = _kept_best(model, method, scratch)
             keep(scratch, _state(model, method, records))
+            progress.say(_in_words(records, choose(records)))
     best = best or kept(scratch, "best")
     _restore(model, best["model"])
     method.load_state(best["method"])
     return records, choose(records)
+
+
+def _in_words(records: list[dict], chosen: int) -> str:
+    """What the last epoch came to beside the model that came in, and which epoch would be taken by now."""
+    first, now = records[0], records[-1]
+    told = [
+        f"{name} {now[key]:{form}} ({first[key]:{form}})"
+        for name, key, form in (
+            ("bias", "bias", "+.3f"),
+            ("sense", "meaningful", ".3f"),
+            ("perplexity", "perplexity", ".1f"),
+        )
+        if not math.isnan(now[key])
+    ]
+    taken = f"epoch {chosen}" if chosen else "the model that came in"
+    return f"epoch {now['epoch']}: {', '.join(told)}; best so far: {taken}"
 
 
 def _refuse_what_is_not_finite(told: dict[str, float], when: str) -> None:

@@ -82,6 +82,16 @@ def load(
     return scorer_class(model.to(place), tokenizer, tokens_per_pack, prefix_token)
 
 
+def skeleton(folder: Path) -> torch.nn.Module:
+    """The model of a folder without its weights: names, shapes and ties, on torch's meta device; reads config.json alone."""
+    _, model_class, _ = FAMILIES[family_of(folder)]
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model = model_class.from_config(config, trust_remote_code=False)
+    model.tie_weights()
+    return model
+
+
 def find_device(device: str) -> torch.device:
     """The device of that name, if it is here."""
     try:

@@ -7,11 +7,11 @@ import sys
 
 from pipeline import sources
 from pipeline.recipe.cell import Cell, Examined, describe
-from pipeline.recipe.early import refuse_early, refuse_leaks
+from pipeline.recipe.early import refuse_early, refuse_leaks, refuse_tuning
 from pipeline.recipe.outcome import collect
 from pipeline.store import MANIFEST
 
-__all__ = ["Cell", "Examined", "collect", "describe", "refuse_early", "refuse_leaks", "run"]
+__all__ = ["Cell", "Examined", "collect", "describe", "refuse_early", "refuse_leaks", "refuse_tuning", "run"]
 
 
 def run(cell: Cell) -> None:

@@ -1,5 +1,6 @@
 """Refused before anything is spent: data, settings, room on the disk, leaks."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.recipe.identity import (
     place_of,
     selection_of,
     selection_sets,
+    sentences_of,
     training_sets,
     units_on_data,
 )
@@ -41,7 +43,8 @@ def refuse_early(cell: Cell) -> None:
     checkpoint.align(cell.base.path, [each.path for each in cell.fetched if each.key in direct], config["vocab"])
     checkpoint.compare(cell.base.path, [each.path for each in cell.fetched if each.key not in direct])
     _refuse_family(cell)
-    _refuse_tuning(cell)
+    refuse_tuning(cell)
+    _refuse_pairs(cell)
     if "evaluate" in config["stages"]:
         _refuse_exams(cell)
     for (_, judged), artifact in cell.leaks.items():
@@ -92,8 +95,11 @@ def _refuse_lack_of_template(model: Path) -> None:
         )
 
 
-def _refuse_tuning(cell: Cell) -> None:
-    """A method that is made for the other family, and a set to choose by that this one cannot be asked."""
+def refuse_tuning(cell: Cell) -> None:
+    """What a tuning on pairs cannot do with this base, which lies in the store.
+
+    A method that is made for the other family, and settings that a model of this shape has no room for. Reads no data.
+    """
     from pipeline import debiasing
     from pipeline.language_model.load import family_of
 
@@ -102,13 +108,39 @@ def _refuse_tuning(cell: Cell) -> None:
         if "select_on" not in unit or not _made(cell, group):
             continue
         family, module = family_of(cell.base.path), debiasing.load(unit["name"])
-        debiasing.settings(configuration.debias_method(unit))
         debiasing.refuse(module, family, "donor.by" if group == "donor" else group)
+        with configuration.told_of(group):
+            made = debiasing.settings(configuration.debias_method(unit))
+            if hasattr(module, "fits"):
+                module.fits(_skeleton(cell.base.path), made)
+
+
+def _refuse_pairs(cell: Cell) -> None:
+    """Bias types that the pairs of a tuning do not have, and a set to choose by that this family cannot be asked."""
+    from pipeline.language_model.load import family_of
+    from pipeline.stages import pairs
+
+    config = cell.config
+    for group, unit in units_on_data(config).items():
+        if "select_on" not in unit or not _made(cell, group):
+            continue
+        if unit["bias_types"]:
+            declared = configuration.stereotypes(unit["data"])
+            files = datafiles.obtain(**place_of(config, files_of(config, declared)))
+            with configuration.told_of(group):
+                pairs.read(sentences_of(declared, unit), files)
         if unit["select_on"] is not None:
             declared = configuration.bias_set(unit["select_on"])
             where = place_of(config, files_of(config, declared))
             judging = {"version": declared["judging"]["version"]}
-            evaluate.refuse(selection_of(config, unit), judging, where, family)
+            evaluate.refuse(selection_of(config, unit), judging, where, family_of(cell.base.path))
+
+
+@functools.lru_cache(maxsize=2)
+def _skeleton(folder: Path):
+    from pipeline.language_model.load import skeleton
+
+    return skeleton(folder)
 
 
 def _refuse_exams(cell: Cell) -> None:

@@ -33,27 +33,33 @@ LINES = (
 )
 
 CROWDED = 24  # points in a panel above which curves are labelled by name, and only the base and the front have bars
+CONTROL = " control"  # the end of the name of a debiasing's control
 OUTLIER = 3.0  # ruined cells that would stretch an axis by more than this are left outside
 
 
 @dataclass(frozen=True)
 class Look:
-    """How each merge and each variant (donor, debias, axes, seed) is drawn, the same in all panels of a table."""
+    """How each method (a merge, or what debiases a model that is not merged) and each variant of a merge (donor, debias,
+    axes, seed) is drawn, the same in all panels of a table."""
 
-    merges: dict[str, tuple[int, int]]  # (colour, marker)
-    variants: dict[str, int]
+    methods: dict[str, tuple[int, int]]  # (colour, marker)
+    lines: dict[str, int]  # of the variants that are drawn as lines over their weights
 
-    def colour(self, merge: str) -> str:
-        """The merge's colour."""
-        return COLOURS[self.merges[merge][0] % len(COLOURS)]
+    def colour(self, name: str) -> str:
+        """The method's colour."""
+        return COLOURS[self.methods[name][0] % len(COLOURS)]
 
-    def marker(self, merge: str) -> tuple[str, str]:
-        """The merge's marker, for matplotlib and for plotly."""
-        return MARKERS[self.merges[merge][1] % len(MARKERS)]
+    def marker(self, name: str) -> tuple[str, str]:
+        """The method's marker, for matplotlib and for plotly."""
+        return MARKERS[self.methods[name][1] % len(MARKERS)]
 
-    def line(self, name: str) -> tuple:
+    def line(self, variant: str) -> tuple:
         """The variant's line, for matplotlib and for plotly."""
-        return LINES[self.variants[name] % len(LINES)]
+        return LINES[self.lines.get(variant, 0) % len(LINES)]
+
+    def is_small(self, curve: "Curve") -> bool:
+        """Whether its markers are smaller: of a control, and of all variants of a merge but the first."""
+        return is_control(curve.cells[0]) or self.lines.get(curve.variant, 0) > 0
 
 
 @dataclass(frozen=True)
@@ -66,33 +72,41 @@ class Curve:
     cells: list[Series]
 
     @property
+    def method(self) -> str:
+        """What its colour and marker stand for."""
+        return method(self.cells[0])
+
+    @property
     def name(self) -> str:
         """The curve in words."""
+        if self.merge == "keep":
+            return self.variant.replace("debias.", "") or self.method
         return self.merge + (f" ({self.variant})" if self.variant else "")
 
     @property
     def label(self) -> str:
-        """What is written beside it: what was done to a model that is not merged, or by what it was merged."""
-        return self.variant if self.merge == "keep" and self.variant else self.merge
+        """What is written beside it: a line over the weights shows its variant, points must be told apart."""
+        return self.merge if self.cells[0]["weight"] == self.cells[0]["weight"] else self.name
 
 
 def look(table: DataFrame, axes: tuple[str, ...] = ()) -> Look:
     """Colours, markers and lines for an arranged table.
 
-    Each merge has a colour and a marker of its own; where there are more merges than colours, a family of methods has
-    one colour, if the table says which, and each of its merges a marker.
+    Each method has a colour and a marker of its own; where there are more methods than colours, a family of methods has
+    one colour, if the table says which, and each of its methods a marker.
     """
     names = varying(table, axes)
     cells = [row for _, row in table.iterrows() if not is_base(row)]
-    family = {row["merge"]: text(row.get("family")) for row in cells}
-    merges = {merge: (place, place) for place, merge in enumerate(family)}
-    families = list(dict.fromkeys(family[merge] for merge in sorted(family, key=lambda merge: family[merge])))
-    if len(merges) > len(COLOURS) and any(families):
-        groups = {name: [merge for merge in family if family[merge] == name] for name in families}
-        merges = {
-            merge: (colour, place) for colour, name in enumerate(groups) for place, merge in enumerate(groups[name])
+    family = {method(row): text(row.get("family")) for row in cells}
+    methods = {name: (place, place) for place, name in enumerate(family)}
+    families = list(dict.fromkeys(family[name] for name in sorted(family, key=lambda name: family[name])))
+    if len(methods) > len(COLOURS) and any(families):
+        groups = {each: [name for name in family if family[name] == each] for each in families}
+        methods = {
+            name: (colour, place) for colour, each in enumerate(groups) for place, name in enumerate(groups[each])
         }
-    return Look(merges, {name: place for place, name in enumerate(dict.fromkeys(variant(row, names) for row in cells))})
+    drawn = dict.fromkeys(variant(row, names) for row in cells if row["weight"] == row["weight"])
+    return Look(methods, {name: place for place, name in enumerate(drawn)})
 
 
 def curves(rows: DataFrame, names: tuple[str, ...], axes: tuple[str, ...] = ()) -> list[Curve]:
@@ -136,6 +150,16 @@ def noise_floor(points: list[Series]) -> float:
     defined = [row for row in points if row["noise_floor"] == row["noise_floor"]]
     bases = [row for row in defined if is_base(row)]
     return max((row["noise_floor"] for row in bases or defined), default=0)
+
+
+def method(row: Series) -> str:
+    """What was done to the base: the merge, or, where there is none, the debiasing; a control is its method's."""
+    return row["merge"] if row["merge"] != "keep" else text(row["debias"]).removesuffix(CONTROL)
+
+
+def is_control(row: Series) -> bool:
+    """Whether the cell is the random direction of a debiasing."""
+    return text(row["debias"]).endswith(CONTROL)
 
 
 def debiased(row: Series) -> bool:

@@ -67,7 +67,7 @@ def tradeoff(table: DataFrame, axes: tuple[str, ...] = ()) -> Figure:
         columns = min(2, max(1, len(blocks)))
         rows = max(1, -(-len(blocks) // columns))
         tall = max(
-            1.0, min(2.0, (len(looks.merges) + len(looks.variants)) / 14)
+            1.0, min(2.0, (len(looks.methods) + len(looks.lines)) / 14)
         )  # a legend of many merges needs the room
         seen: set[str] = set()
         notes: list[str] = []
@@ -131,8 +131,8 @@ def _draw(axis: Axes, block: DataFrame, drawn: list[Curve], looks: Look, seen: s
     drawn_bars = {row.name for row in barred(points, crowded)}
     seen.add("some bars" if crowded else "bars")
     for curve in drawn:
-        colour, marker, line = looks.colour(curve.merge), looks.marker(curve.merge)[0], looks.line(curve.variant)[0]
-        size = 6.5 if looks.variants[curve.variant] == 0 else 4.8
+        colour, marker, line = looks.colour(curve.method), looks.marker(curve.method)[0], looks.line(curve.variant)[0]
+        size = 4.8 if looks.is_small(curve) else 6.5
         path = ([curve.base] if curve.base is not None else []) + curve.cells
         if len(path) > 1 and curve.cells[0]["weight"] == curve.cells[0]["weight"]:
             axis.plot(*_xy(path), color=colour, linestyle=line, linewidth=1.4, zorder=2)
@@ -221,7 +221,7 @@ def _label(axis: Axes, block: DataFrame, drawn: list[Curve], looks: Look) -> Non
     crowded = len(bases) + len(cells) > CROWDED
     for curve in drawn:
         wanted += [
-            (point, words, looks.colour(curve.merge))
+            (point, words, looks.colour(curve.method))
             for point, words in labels(curve, crowded, pixels, SAME_PLACE * unit)
         ]
     wanted = [
@@ -291,18 +291,18 @@ def _legend(figure: Figure, looks: Look, seen: set[str], columns: int) -> None:
         Line2D(
             [],
             [],
-            color=looks.colour(merge),
-            marker=looks.marker(merge)[0],
+            color=looks.colour(name),
+            marker=looks.marker(name)[0],
             markersize=6.5,
             linewidth=1.4,
-            label=merge,
+            label=name,
         )
-        for merge in sorted(looks.merges, key=looks.merges.get)
+        for name in sorted(looks.methods, key=looks.methods.get)
     ]
-    if len(looks.variants) > 1:
+    if len(looks.lines) > 1:
         handles += [
             Line2D([], [], color=GREY, linestyle=looks.line(name)[0], linewidth=1.4, label=name or "(none)")
-            for name in looks.variants
+            for name in looks.lines
         ]
     kinds = {
         "front": Line2D(

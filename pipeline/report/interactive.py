@@ -54,8 +54,14 @@ def hover(row: Series, names: tuple[str, ...]) -> str:
                 "accuracy change, points",
                 numerals.with_interval(row, "accuracy_change", numerals.percent_change),
             ),
-            ("effective weight", numerals.ratio(row["effective_weight"])),
-            ("off-axis share", numerals.ratio(row["off_axis"])),
+            *(
+                []
+                if row["merge"] == "keep"
+                else [
+                    ("effective weight", numerals.ratio(row["effective_weight"])),
+                    ("off-axis share", numerals.ratio(row["off_axis"])),
+                ]
+            ),
             ("perplexity, times the base's", numerals.ratio(row["perplexity_ratio"])),
         ]
     )
@@ -170,7 +176,7 @@ def _figure(block: DataFrame, drawn: list[Curve], looks: Look, names: tuple[str,
 
 
 def _add_curve(figure: go.Figure, curve: Curve, looks: Look, names: tuple[str, ...], with_bars: list[Series]) -> None:
-    colour, symbol, dash = looks.colour(curve.merge), looks.marker(curve.merge)[1], looks.line(curve.variant)[1]
+    colour, symbol, dash = looks.colour(curve.method), looks.marker(curve.method)[1], looks.line(curve.variant)[1]
     line = {"color": colour, "dash": dash, "width": 2} if curve.cells[0]["weight"] >= 0 else None
     if curve.base is not None and line:
         x, y = _xy([curve.base, curve.cells[0]])
@@ -181,7 +187,7 @@ def _add_curve(figure: go.Figure, curve: Curve, looks: Look, names: tuple[str, .
         figure.add_trace(_bars(with_bars, colour, curve.name))
     marker = {
         "symbol": [symbol + ("-open" if is_ruined(row) else "") for row in curve.cells],
-        "size": 10 if looks.variants[curve.variant] == 0 else 8,
+        "size": 8 if looks.is_small(curve) else 10,
         "color": colour,
         "line": {"width": 2 if any(map(is_ruined, curve.cells)) else 0, "color": colour},
     }
@@ -218,7 +224,8 @@ def _label(
     wanted = [(pixels[row.name], "base", INK) for row in bases[:1]]
     for curve in drawn:
         wanted += [
-            (point, words, looks.colour(curve.merge)) for point, words in labels(curve, len(rows) > LABELLED, pixels, 8)
+            (point, words, looks.colour(curve.method))
+            for point, words in labels(curve, len(rows) > LABELLED, pixels, 8)
         ]
     wanted = [entry for entry in wanted if 0 <= entry[0][0] <= wide and 0 <= entry[0][1] <= high]
     paths = [

@@ -39,6 +39,7 @@ NUMBERS = {
     "accuracy change": "accuracy_change",
     "effective weight": "effective_weight",
     "weight": "weight",
+    "perplexity ratio": "perplexity_ratio",
 }
 PAIRED = {"difference": "change", "p, corrected": "p_holm"}  # heading in a table of pairs, and its column
 RESULTS = tuple(NUMBERS)[:5]  # in a failed row, its error stands in their place

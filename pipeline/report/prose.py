@@ -32,10 +32,16 @@ HOW_PAIRED = (
 def question(table: DataFrame) -> str:
     """What the sweep asks, in one sentence."""
     cells = table.loc[[not is_base(row) for _, row in table.iterrows()]]
-    donors = names(cells["donor"])
+    merged, kept = cells[cells["merge"] != "keep"], cells[cells["merge"] == "keep"]
+    models, donors = names(table["model"]), names(merged["donor"])
+    asked = (
+        [f"merging {models} {'with ' + donors + ' ' if donors else ''}by {names(merged['merge'])}"]
+        if len(merged)
+        else []
+    )
+    asked += [f"debiasing {'it' if asked else models} by {names(kept['debias'])}"] if len(kept) else []
     return (
-        f"Does merging {names(table['model'])} {'with ' + donors + ' ' if donors else ''}"
-        f"by {names(cells['merge']) or 'nothing'} "
+        f"Does {', or '.join(asked) or 'doing nothing to ' + models}{',' if len(asked) > 1 else ''} "
         f"reduce social bias as measured by {names(table['bias'])}, and what does it cost in accuracy on "
         f"{names(table['accuracy_set'])}?"
     )

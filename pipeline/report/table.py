@@ -182,7 +182,8 @@ def panels(table: DataFrame) -> list[tuple[tuple[str, str, str], DataFrame]]:
 def varying(table: DataFrame, axes: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Which of donor, debias, seed and the axes differ between the cells, the base left out."""
     cells = table.loc[[not is_base(row) for _, row in table.iterrows()]]
-    return tuple(name for name in ("donor", "debias", *axes, "seed") if cells[name].map(text).nunique() > 1)
+    settings = [name for name in axes if name != "debias.control"]  # a control has a name of its own
+    return tuple(name for name in ("donor", "debias", *settings, "seed") if cells[name].map(text).nunique() > 1)
 
 
 def variant(row: Series, names: tuple[str, ...]) -> str:
@@ -250,8 +251,11 @@ def _of_one_kind(column: Series) -> Series:
 
 
 def short(table: DataFrame, axes: tuple[str, ...] = ()) -> DataFrame:
-    """What a person wants to see, as text: model, donor, merge, weight, results with intervals, marks, status."""
-    rows = []
+    """What a person wants to see, as text: model, donor, merge, weight, results with intervals, marks, status.
+
+    Where models were tuned on pairs, the epoch that was taken too, and how many times the base's the perplexity is.
+    """
+    rows, tuned = [], is_tuned(table)
     for _, row in table.iterrows():
         rows.append(
             {
@@ -260,12 +264,25 @@ def short(table: DataFrame, axes: tuple[str, ...] = ()) -> DataFrame:
                 "merge": "base" if is_base(row) else row["merge"],
                 "weight": numerals.weight(row["weight"]),
                 **{name: text(row[name]) for name in varying(table, axes) if name != "donor"},
+                **({"epoch": epoch(row)} if tuned else {}),
                 **results(row),
+                **({"perplexity ratio": numerals.ratio(row["perplexity_ratio"])} if tuned else {}),
                 "": marks(row),
                 "status": status(row),
             }
         )
     return DataFrame(rows)
+
+
+def is_tuned(table: DataFrame) -> bool:
+    """Whether a model of the table, or its donor, was tuned on pairs."""
+    return any(epoch(row) for _, row in table.iterrows())
+
+
+def epoch(row: Series) -> str:
+    """Which epoch of the tuning was taken, 0 for none; of the donor and of the debiasing where both were tuned."""
+    taken = [row.get(f"{group}.epoch") for group in ("donor", "debias")]
+    return " · ".join(f"{float(each):.0f}" for each in taken if text(each))
 
 
 def results(row: Series, between: str = " ") -> dict[str, str]:
@@ -283,7 +300,7 @@ def results(row: Series, between: str = " ") -> dict[str, str]:
         "bias change": change("bias_change", numerals.score_change),
         "accuracy %": numerals.with_interval(row, "accuracy", numerals.percent, between),
         "accuracy change": change("accuracy_change", numerals.percent_change),
-        "effective weight": "" if base else numerals.ratio(row["effective_weight"]),
+        "effective weight": "" if row["merge"] == "keep" else numerals.ratio(row["effective_weight"]),
     }
 
 

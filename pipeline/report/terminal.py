@@ -9,9 +9,11 @@ from pipeline.report import numerals
 from pipeline.report.table import (
     LEGEND,
     arrange,
+    epoch,
     failures,
     is_base,
     is_finished,
+    is_tuned,
     marks,
     of_exam,
     panels,
@@ -42,8 +44,10 @@ def rich_table(table: DataFrame, axes: tuple[str, ...] = (), width: int = 120) -
 
 
 def _grid(table: DataFrame, axes: tuple[str, ...], between: str, with_effective: bool) -> Table:
-    grid, names = Table.grid(padding=0), varying(table, axes)
-    blocks = [[_line(row, names, between, with_effective) for _, row in rows.iterrows()] for _, rows in panels(table)]
+    grid, names, tuned = Table.grid(padding=0), varying(table, axes), is_tuned(table)
+    blocks = [
+        [_line(row, names, between, with_effective, tuned) for _, row in rows.iterrows()] for _, rows in panels(table)
+    ]
     widths = {
         heading: max(
             len(part)
@@ -84,13 +88,14 @@ def _title(panel: tuple[str, str, str], rows: DataFrame, names: tuple[str, ...])
     return Text.assemble((model, "bold"), "  " + "  ".join(parts))
 
 
-def _line(row: Series, names: tuple[str, ...], between: str, with_effective: bool) -> dict[str, str]:
+def _line(row: Series, names: tuple[str, ...], between: str, with_effective: bool, tuned: bool) -> dict[str, str]:
     numbers = {"\n".join(heading.split(" ", 1)): value for heading, value in results(row, between).items()}
     effective = numbers.pop("effective\nweight")
     return {
         "merge": "base" if is_base(row) else row["merge"],
         "weight": numerals.weight(row["weight"]),
         **{name: "" if is_base(row) and not of_exam(name) else text(row[name]) for name in names},
+        **({"epoch": epoch(row)} if tuned else {}),
         **numbers,
         **({"effective\nweight": effective} if with_effective else {}),
         "": marks(row),

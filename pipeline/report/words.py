@@ -54,6 +54,7 @@ def warnings(
         base_at_chance,
         no_bias_to_reduce,
         partial(beside_controls, compared=controls),
+        negative_base,
         no_change,
         over_corrected,
         many_tests,
@@ -172,6 +173,16 @@ def no_bias_to_reduce(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
     ]
 
 
+def negative_base(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
+    """A base that leans away from the stereotypes: its changes read the other way round."""
+    return [
+        f"{panel_name(panel, table)}: the base's signed bias is {numerals.score_change(base['bias_signed'])}, away from the "
+        "stereotypes: a bias change above 0 leads towards even, one below 0 further away."
+        for panel, base in _bases(table)
+        if base["bias_signed"] < 0 and base["bias_score"] > base["noise_floor"]
+    ]
+
+
 def no_change(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
     """Cells whose change of bias these items could not show, and how many could; a control need not change it."""
     sentences = []
@@ -192,10 +203,11 @@ def no_change(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
         half = max((row["bias_change_high"] - row["bias_change_low"]) / 2 for row in quiet)
         needs = [row["bias_items_needed"] for row in quiet if row["bias_items_needed"] > row["items"]]
         more = f" The clearest of these would need about {numerals.count(min(needs))} items." if needs else ""
+        kind = "cell" if any(row["merge"] == "keep" for row in tested) else "merge"
         what = (
-            "no merge changed"
+            f"no {kind} changed"
             if len(quiet) == len(tested)
-            else f"{len(quiet)} of {len(tested)} merges ({_list([cell_name(row, names) for row in quiet])}) did not "
+            else f"{len(quiet)} of {len(tested)} {kind}s ({_list([cell_name(row, names) for row in quiet])}) did not "
             f"change"
         )
         reach = f"; the intervals reach up to {numerals.score(half)} to either side of the change" if half > 0 else ""

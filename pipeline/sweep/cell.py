@@ -5,12 +5,15 @@ import time
 import traceback
 from pathlib import Path
 
+from rich.markup import escape
+
 from pipeline.errors import PipelineError
+from pipeline.stages.aggregate import axes
 from pipeline.store import Store, write_atomically
 from pipeline.sweep.grid import settle
 from pipeline.sweep.isolation import isolated
 from pipeline.sweep.logged import finish_run, start_run, tracked
-from pipeline.sweep.record import Sweep
+from pipeline.sweep.record import INTERRUPTED, Sweep
 from pipeline.sweep.words import cell_name, choices, console, say
 
 
@@ -33,7 +36,8 @@ def cell(config: dict, folder: Path, sweep_folder: Path, overrides: dict) -> Non
     }
     number = 1 + next((i for i, asked in enumerate(sweep.record["cells"]) if asked["overrides"] == overrides), 0)
     started, cost = time.time(), {}
-    console.rule(f"[bold]{number}/{len(sweep.record['cells'])}  {cell_name(config)}", align="left")
+    asked = sweep.record["cells"]
+    console.rule(f"[bold]{number}/{len(asked)}  {escape(cell_name(config, axes(asked)))}", align="left")
     with tracked(sweep, "the cell") as tracking:
         record["run_id"] = start_run(tracking, sweep, config, record)
     try:
@@ -44,7 +48,7 @@ def cell(config: dict, folder: Path, sweep_folder: Path, overrides: dict) -> Non
             record |= isolated(config, folder)
             cost = record.get("cost", {})
     except KeyboardInterrupt:
-        record |= {"status": "killed", "error": "interrupted from the keyboard; run the same command again to go on"}
+        record |= {"status": "killed", "error": INTERRUPTED}
         raise
     except PipelineError as error:
         record["error"] = str(error)

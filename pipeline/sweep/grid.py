@@ -18,6 +18,9 @@ from pipeline import config as configuration
 from pipeline import sources
 from pipeline.errors import ConfigError
 from pipeline.recipe.cell import CLASSIFIERS
+from pipeline.stages.aggregate import axes
+from pipeline.store import Store
+from pipeline.sweep.words import cell_name
 
 
 def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
@@ -86,6 +89,8 @@ def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
             )
     if not asked:
         raise ConfigError("the grid should leave at least one cell, found every cell excluded; change exclude=")
+    for cell in asked:
+        _refuse_on_this_model(cell, axes(asked) if len(asked) > 1 else None)
     return asked, multirun
 
 
@@ -123,9 +128,30 @@ def _refuse_debiasing(cell: dict) -> None:
     from pipeline import debiasing
     from pipeline.recipe.identity import units_on_data
 
-    for unit in units_on_data(cell).values():
+    for group, unit in units_on_data(cell).items():
         if "select_on" in unit:
-            debiasing.settings(configuration.debias_method(unit))
+            with configuration.told_of(group):
+                debiasing.settings(configuration.debias_method(unit))
+
+
+def _refuse_on_this_model(cell: dict, swept: tuple[str, ...] | None) -> None:
+    """Settings of a tuning that its base refuses, where that is known already: more units or layers than it has.
+
+    Of a base that is not in the store yet the cell refuses them, before anything is trained or asked.
+    """
+    from pipeline import recipe
+    from pipeline.recipe.identity import units_on_data
+
+    if not any("select_on" in unit for unit in units_on_data(cell).values()) or cell["stages"] == ["aggregate"]:
+        return
+    described = recipe.describe(cell, Store(Path(cell["store"])))
+    if not described.base.exists or all(tuned.exists for tuned in described.tuned.values()):
+        return
+    try:
+        recipe.refuse_tuning(described)
+    except ConfigError as error:
+        name = "" if swept is None else f" (cell {cell_name(cell, swept)}; exclude= leaves cells out of a grid)"
+        raise ConfigError(f"{error}{name}") from error
 
 
 def settle(config: dict, overrides: dict, workers: int) -> dict:
@@ -214,12 +240,17 @@ def _one_sentence(error: Exception) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found.group(1)
         if owners := _owners(key):
-            return f"no setting is called {key!r} with this choice; it belongs to {', '.join(owners)}"
-        near = difflib.get_close_matches(key, _known_keys(), n=1)
+            return f"no setting is called {key!r} with this choice; it belongs to {', '.join(owners)}: sweep {key} in a run of these alone"
+        group, _, name = key.rpartition(".")
+        siblings = {known.rpartition(".")[2]: known for known in _known_keys() if known.rpartition(".")[0] == group}
+        near = difflib.get_close_matches(name, siblings, n=1)
+        if not group and not near:  # the name alone, without its group
+            siblings = {known: known for known in _known_keys() if known.rpartition(".")[2] == name}
+            near = list(siblings)
         hint = (
-            f"did you mean {near[0]}?"
+            f"did you mean {siblings[near[0]]}?"
             if near
-            else f"`python -m pipeline --cfg job` lists those of {key.rpartition('.')[0] or 'the configuration'}"
+            else f"`python -m pipeline --cfg job` lists those of {group or 'the configuration'}"
         )
         return f"no setting is called {key!r} here; {hint}"
     if found := re.search(r"Missing mandatory value: \w+\s+full_key: ([\w.]+)", text):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 
+INTERRUPTED = "interrupted from the keyboard; run the same command again to go on"
+
 
 class Sweep:
     """The record of one sweep, readable from every process that shares its folder."""
@@ -31,12 +33,18 @@ class Sweep:
         for path in sorted(self.folder.glob("*/cell.json")):
             record = json.loads(path.read_text())
             found[json.dumps(record["overrides"], sort_keys=True)] = record
+        stopped = any(record["error"] == INTERRUPTED for record in found.values())
+        lost = (
+            "the sweep was interrupted before its turn; run the same command again to go on"
+            if stopped
+            else "the cell left no record: its worker was lost, or the sweep was stopped before its turn; run the same command again"
+        )
         return [
             found.get(json.dumps(asked["overrides"], sort_keys=True))
             or asked
             | {
                 "status": "missing",
-                "error": "the cell left no record: its worker was lost, or the sweep was stopped before its turn; run the same command again",
+                "error": lost,
                 "result": None,
                 "run_id": None,
             }

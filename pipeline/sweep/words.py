@@ -28,8 +28,10 @@ def choices(config: dict) -> dict:
     }
 
 
-def cell_name(config: dict) -> str:
+def cell_name(config: dict, swept: tuple[str, ...] = ()) -> str:
+    """What a cell is called while it runs: its choices, and the values of the settings that are swept."""
     told = choices(config)
+    given = config.get("overrides", {})
     head = told["merge"] if told["weight"] is None else f"{told['merge']} {told['weight']:g}"
     return " · ".join(
         [
@@ -39,6 +41,7 @@ def cell_name(config: dict) -> str:
             *([told["debias"]] if told["debias"] != "none" else []),
             told["bias"],
             told["accuracy_set"],
+            *(f"{key}={given[key]}" for key in swept if key in given and key != "debias.control"),  # it has a name
         ]
     )
 

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import CheckpointError, ConfigError, SourceError
-from pipeline.language_model.load import family_of, load
+from pipeline.language_model.load import family_of, load, skeleton
 
 
 @pytest.fixture
@@ -123,3 +123,12 @@ def test_a_folder_without_its_tokenizer(tmp_path):
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
     with pytest.raises(SourceError, match="tokenizer"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(models.ALL))
+def test_a_skeleton_has_the_parameters_of_its_model_and_none_of_their_numbers(name, tmp_path):
+    models.model(name).save_pretrained(tmp_path)
+    shape = {key: tuple(weight.shape) for key, weight in models.model(name).named_parameters()}
+    made = dict(skeleton(tmp_path).named_parameters())
+    assert {key: tuple(weight.shape) for key, weight in made.items()} == shape
+    assert all(weight.is_meta for weight in made.values())

@@ -6,7 +6,7 @@ from report_tables import cell, failed, five_rows, survey
 
 from pipeline.report import figure, labels
 from pipeline.report.curves import COLOURS, MARKERS, curves, look, outside
-from pipeline.report.table import arrange
+from pipeline.report.table import arrange, varying
 
 
 def texts(drawn):
@@ -67,6 +67,29 @@ def test_debiased_models_that_are_not_merged_are_told_apart():
     table = arrange(pandas.DataFrame(rows))
     drawn = curves(table, ("debias",))
     assert {curve.label for curve in drawn} == {"pcgu", "negation"}
+    looks = look(table)
+    assert len({looks.colour(curve.method) for curve in drawn}) == 2
+    assert not looks.lines, "what has no weight has no line, and none in the legend"
+
+
+def test_a_control_looks_like_its_method_but_smaller():
+    axes = ("debias.control", "debias.units")
+    rows = [cell(merge="keep", weight=float("nan")) | dict.fromkeys(axes, "")] + [
+        cell(merge="keep", weight=float("nan"), debias=name, signed=0.2 - place / 50)
+        | {"debias.control": control, "debias.units": units}
+        for place, (name, control, units) in enumerate(
+            [("pcgu", "False", "1"), ("pcgu control", "True", "1"), ("pcgu", "False", "2")]
+        )
+    ]
+    table = arrange(pandas.DataFrame(rows), axes)
+    looks, drawn = look(table, axes), curves(table, varying(table, axes), axes)
+    assert {curve.label: looks.is_small(curve) for curve in drawn} == {
+        "pcgu, units=1": False,
+        "pcgu, units=2": False,
+        "pcgu control, units=1": True,
+    }
+    assert {curve.method for curve in drawn} == {"pcgu"}
+    assert sorted(texts(figure.tradeoff(pandas.DataFrame(rows), axes))) == ["base", *sorted(c.label for c in drawn)]
 
 
 def test_ruined_cells_are_hollow():
@@ -107,7 +130,7 @@ def test_many_merges_differ_in_colour_or_marker(tmp_path):
     ]
     table = pandas.DataFrame(rows)
     looks = look(arrange(table))
-    assert len({(looks.colour(merge), looks.marker(merge)) for merge in looks.merges}) == 30
+    assert len({(looks.colour(merge), looks.marker(merge)) for merge in looks.methods}) == 30
     assert len(COLOURS) * len(MARKERS) == 77
     figure.write(table, tmp_path)
 
@@ -121,10 +144,10 @@ def test_more_merges_than_colours_share_one_by_family_and_are_named_at_their_end
     ]
     table = pandas.DataFrame([cell("keep"), *rows])
     looks = look(arrange(table))
-    assert len({(looks.colour(merge), looks.marker(merge)) for merge in looks.merges}) == 11
-    assert len({looks.colour(merge) for merge in looks.merges}) == 3
+    assert len({(looks.colour(merge), looks.marker(merge)) for merge in looks.methods}) == 11
+    assert len({looks.colour(merge) for merge in looks.methods}) == 3
     assert looks.colour("merge00") == looks.colour("merge04") != looks.colour("merge05")
-    assert sorted(texts(figure.tradeoff(table))) == ["base", *sorted(looks.merges)]
+    assert sorted(texts(figure.tradeoff(table))) == ["base", *sorted(looks.methods)]
 
 
 def test_a_ruined_outlier_does_not_squash_the_view():

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline import report
 from pipeline.errors import DataError
-from pipeline.report import numerals
+from pipeline.report import numerals, prose
 from pipeline.report.pipes import escape
 from pipeline.report.table import CELL, MORE, RESULTS, arrange, base_of, cell_name, comparisons, failures, short, write
 
@@ -170,3 +170,30 @@ def test_numbers():
 
 def test_markdown_text_stays_text():
     assert escape("a|b *c* <i> [x](http://y)\nz") == r"a\|b \*c\* \<i\> [x]\(http://y) z"
+
+
+def test_of_tuned_models_the_epoch_and_the_perplexity_are_told():
+    rows = [
+        cell("keep"),
+        cell("keep", debias="pcgu") | {"debias.epoch": 3.0},
+        cell("keep", debias="pcgu control") | {"debias.epoch": 0.0},
+    ]
+    told = short(arrange(pandas.DataFrame(rows)))
+    assert list(told["epoch"]) == ["", "3", "0"]
+    assert "perplexity ratio" in told and list(told["effective weight"]) == ["", "", ""]
+    assert "epoch" not in short(arrange(pandas.DataFrame([cell("keep"), cell()])))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([cell()], "Does merging smollm2_135m_instruct with bias_inverted by slerp reduce"),
+        ([cell("keep", debias="pcgu")], "Does debiasing smollm2_135m_instruct by pcgu reduce"),
+        (
+            [cell(), cell("keep", debias="pcgu")],
+            "Does merging smollm2_135m_instruct with bias_inverted by slerp, or debiasing it by pcgu, reduce",
+        ),
+    ],
+)
+def test_the_question_is_what_was_done(rows, words):
+    assert prose.question(arrange(pandas.DataFrame([cell("keep"), *rows]))).startswith(words)

@@ -49,6 +49,18 @@ def test_every_rule_speaks(rows, words):
     assert words in said(*rows)
 
 
+def test_models_that_are_not_merged_are_no_merges():
+    assert "no cell changed the bias" in said(cell("keep", debias="pcgu", signed=0.21, bias_change=-0.01))
+
+
+def test_a_base_that_leans_the_other_way_says_how_its_changes_read():
+    words = "the base's signed bias is -0.220, away from the stereotypes: a bias change above 0 leads towards even"
+    assert words in said(cell(signed=-0.2), base=cell("keep", signed=-0.22))
+    assert "away from the stereotypes" not in said(cell()) + said(
+        cell(), base=cell("keep", signed=-0.02, noise_floor=0.1)
+    )
+
+
 def test_rules_on_the_base():
     assert "cannot be told from none with 400 items" in said(cell(), base=cell("keep", signed=0.02))
     assert "is not above chance (30.0 %)" in said(cell(), base=cell("keep", signed=0.22, accuracy=0.32))
