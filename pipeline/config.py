@@ -323,7 +323,8 @@ def told_of(group: str):
     except ConfigError as error:
         if group != "donor":
             raise
-        raise ConfigError(str(error).replace("debias.", "donor.settings.")) from error
+        words = str(error).replace("debias.", "donor.settings.").replace("debias=", "donor.by=")
+        raise ConfigError(words.replace("another debias", "another donor.by")) from error
 
 
 def settings(unit: dict, *without: str) -> dict:

@@ -108,7 +108,10 @@ def test_an_experiment_can_be_narrowed():
         (["merge=ties", "merge.densty=0.3"], "did you mean merge.density"),
         (["debias=pcgu", "debias.k=3"], "no setting is called 'debias.k' here; .* lists those of debias"),
         (["units=3"], "did you mean debias.units"),
-        (["debias.units=3"], "belongs to debias=pcgu.*: sweep debias.units in a run of these alone"),
+        (["share=0.1"], "did you mean debias.share"),
+        (["debais.units=3"], "did you mean debias.units"),
+        (["nowhere.zzzz=3"], "lists those of the configuration"),
+        (["debias.units=3"], "belongs to debias=pcgu; choose it, and none that lacks it"),
         (
             ["debias=pcgu", "debias.data=nothing"],
             "debias.data should be one of .*, found 'nothing'; change debias.data",

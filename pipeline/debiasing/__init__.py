@@ -66,11 +66,11 @@ def bind(method: dict, scorer, scratch: Path | None, seed: int = 0):
     return module.Method(scorer.model, made, scratch, seed)
 
 
-def refuse(module: ModuleType, family: str, key: str = "debias") -> None:
-    """Raises ConfigError for a family of models that a method is not made for; key: the setting that chose it."""
+def refuse(module: ModuleType, family: str) -> None:
+    """Raises ConfigError for a family of models that a method is not made for."""
     families = getattr(module, "FAMILIES", ("causal", "masked"))
     if family not in families:
         name = module.__name__.rpartition(".")[2]
         raise ConfigError(
-            f"{key}={name} is made for {' and '.join(families)} models, found a {family} one; choose another {key}"
+            f"debias={name} is made for {' and '.join(families)} models, found a {family} one; choose another debias"
         )

@@ -130,14 +130,14 @@ def _in_words(records: list[dict], chosen: int) -> str:
         )
         if not math.isnan(now[key])
     ]
-    taken = f"epoch {chosen}" if chosen else "the model that came in"
-    return f"epoch {now['epoch']}: {', '.join(told)}; best so far: {taken}"
+    best = f"epoch {chosen}" if chosen else "the model that came in"
+    return f"epoch {now['epoch']}: {', '.join(told)}" + ("" if math.isnan(now["bias"]) else f"; best so far: {best}")
 
 
 def _refuse_what_is_not_finite(told: dict[str, float], when: str) -> None:
     for name, value in told.items():
         if not math.isfinite(value):
-            raise FloatingPointError(f"{name} became {value} {when}; lower debias.learning_rate")
+            raise FloatingPointError(f"{name} became {value} {when}; lower the learning_rate of the debiasing")
 
 
 def last(records: list[dict]) -> int:

@@ -86,9 +86,15 @@ def skeleton(folder: Path) -> torch.nn.Module:
     """The model of a folder without its weights: names, shapes and ties, on torch's meta device; reads config.json alone."""
     _, model_class, _ = FAMILIES[family_of(folder)]
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    with torch.device("meta"):
-        model = model_class.from_config(config, trust_remote_code=False)
-    model.tie_weights()
+    try:
+        with torch.device("meta"):
+            model = model_class.from_config(config, trust_remote_code=False)
+        model.tie_weights()
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{folder / 'config.json'} must describe a model that transformers can make: {str(error).partition(chr(10))[0]}; "
+            "choose another model.base"
+        ) from error
     return model
 
 

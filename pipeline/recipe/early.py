@@ -1,6 +1,7 @@
 """Refused before anything is spent: data, settings, room on the disk, leaks."""
 
 import functools
+import re
 import shutil
 from pathlib import Path
 
@@ -108,10 +109,11 @@ def refuse_tuning(cell: Cell) -> None:
         if "select_on" not in unit or not _made(cell, group):
             continue
         family, module = family_of(cell.base.path), debiasing.load(unit["name"])
-        debiasing.refuse(module, family, "donor.by" if group == "donor" else group)
         with configuration.told_of(group):
+            debiasing.refuse(module, family)
             made = debiasing.settings(configuration.debias_method(unit))
-            if hasattr(module, "fits"):
+            # a merge may have more tokens than its base
+            if hasattr(module, "fits") and not (group == "debias" and config["vocab"] == "union"):
                 module.fits(_skeleton(cell.base.path), made)
 
 
@@ -168,10 +170,13 @@ def refuse_leaks(cell: Cell) -> None:
             halves = ""
             if room != "accuracy":
                 halves = f", or use two halves ({_two_halves(key, room)})"
-            raise DataError(
+            words = (
                 f"{set_} should share no text with what {key} {does}, found {text!r} in both; "
                 f"choose another {key}{halves}, or say allow_leak=true"
             )
+            if cell.config["donor"]["name"] == "debiased":  # its settings are those of a debiasing
+                words = re.sub(r"\bdonor\.(data|half|select_on|select_half)\b", r"donor.settings.\1", words)
+            raise DataError(words)
 
 
 def _two_halves(key: str, room: str) -> str:

@@ -128,22 +128,22 @@ def _as_tuned(config: dict, group: str) -> bool:
 def _of_tuning(config: dict, group: str, tuned: Artifact) -> list[str]:
     """What a tuning on pairs came to, in words, where it is not what one would expect."""
     name, summary, selection = tuned.inputs["method"]["name"], tuned.summary, tuned.inputs["selection"]
-    notes = []
+    notes, chose, group = [], *(("donor.by", "donor.settings") if group == "donor" else (group, group))
     if selection and summary["dev_bias_before"] != summary["dev_bias_before"]:
         notes.append(
-            f"{group}={name}: the bias on {selection['exam']['name']} is undefined for the model as it came in, so the epoch was "
+            f"{chose}={name}: the bias on {selection['exam']['name']} is undefined for the model as it came in, so the epoch was "
             f"not chosen against it; change {group}.select_on"
         )
     elif selection and summary["epoch"] == 0:
         notes.append(
-            f"{group}={name}: no epoch was taken, for none of {tuned.inputs['training']['epochs']} came nearer to even on "
+            f"{chose}={name}: no epoch was taken, for none of {tuned.inputs['training']['epochs']} came nearer to even on "
             f"{selection['exam']['name']} without losing more perplexity or sense than allowed; the model is as it came in "
             f"(epochs.parquet tells what each came to; {group}.learning_rate, {group}.epochs, {group}.perplexity_rise and the "
             "method's own settings decide it)"
         )
     if summary["pairs_left_out"]:
         notes.append(
-            f"{group}={name}: {summary['pairs_left_out']} of {summary['pairs'] + summary['pairs_left_out']} pairs cannot be asked "
+            f"{chose}={name}: {summary['pairs_left_out']} of {summary['pairs'] + summary['pairs_left_out']} pairs cannot be asked "
             "of this model and were left out"
         )
     return notes

@@ -58,7 +58,7 @@ class Look:
         return LINES[self.lines.get(variant, 0) % len(LINES)]
 
     def is_small(self, curve: "Curve") -> bool:
-        """Whether its markers are smaller: of a control, and of all variants of a merge but the first."""
+        """Whether its markers are smaller: of a control, and of all variants that have a line but the first."""
         return is_control(curve.cells[0]) or self.lines.get(curve.variant, 0) > 0
 
 
@@ -80,7 +80,9 @@ class Curve:
     def name(self) -> str:
         """The curve in words."""
         if self.merge == "keep":
-            return self.variant.replace("debias.", "") or self.method
+            done = text(self.cells[0]["debias"])
+            rest = self.variant.removeprefix(done).removeprefix(", ").replace("debias.", "")
+            return f"{done}, {rest}" if rest else done
         return self.merge + (f" ({self.variant})" if self.variant else "")
 
     @property

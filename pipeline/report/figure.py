@@ -19,6 +19,7 @@ from pipeline.report.curves import (
     Look,
     barred,
     curves,
+    is_control,
     is_drawable,
     is_ruined,
     labels,
@@ -133,6 +134,8 @@ def _draw(axis: Axes, block: DataFrame, drawn: list[Curve], looks: Look, seen: s
     for curve in drawn:
         colour, marker, line = looks.colour(curve.method), looks.marker(curve.method)[0], looks.line(curve.variant)[0]
         size = 4.8 if looks.is_small(curve) else 6.5
+        if is_control(curve.cells[0]):
+            seen.add("control")
         path = ([curve.base] if curve.base is not None else []) + curve.cells
         if len(path) > 1 and curve.cells[0]["weight"] == curve.cells[0]["weight"]:
             axis.plot(*_xy(path), color=colour, linestyle=line, linewidth=1.4, zorder=2)
@@ -305,6 +308,9 @@ def _legend(figure: Figure, looks: Look, seen: set[str], columns: int) -> None:
             for name in looks.lines
         ]
     kinds = {
+        "control": Line2D(
+            [], [], linestyle="none", marker="o", markersize=4.8, color=GREY, label="smaller: its control"
+        ),
         "front": Line2D(
             [],
             [],

@@ -30,7 +30,7 @@ def report(findings: Findings, figure: str = "tradeoff.png") -> str:
         "",
     ]
     lines += ["## Table", "", pipes(short(table, findings.axes)), "", escape(LEGEND) + ".", ""]
-    lines += ["## Each merge against its base", "", escape(prose.HOW_TESTED), ""]
+    lines += ["## Each cell against its base", "", escape(prose.HOW_TESTED), ""]
     names = varying(table, findings.axes)
     for panel, rows in panels(table):
         verdicts = [
@@ -53,7 +53,7 @@ def report(findings: Findings, figure: str = "tradeoff.png") -> str:
         lines += [pipes(pairs.short(findings.controls)), ""]
     if findings.pairs is not None and len(findings.pairs):
         more = len(findings.pairs) - pairs.SHOWN
-        lines += ["## The merges against each other", "", escape(prose.HOW_PAIRED), ""]
+        lines += ["## The cells against each other", "", escape(prose.HOW_PAIRED), ""]
         lines += [pipes(pairs.short(findings.pairs.head(pairs.SHOWN))), ""]
         lines += [f"{more:,} more pairs are in pairs.csv and on the page.", ""] if more > 0 else []
     if findings.donors:

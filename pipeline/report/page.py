@@ -60,7 +60,7 @@ def page(findings: Findings) -> str:
             _table(table, findings.axes),
             _verdicts(table, findings.axes),
             _compared(findings.controls, "Beside their controls", prose.HOW_CONTROLLED, "controls.csv", opened=True),
-            _compared(findings.pairs, "The merges against each other", prose.HOW_PAIRED, "pairs.csv"),
+            _compared(findings.pairs, "The cells against each other", prose.HOW_PAIRED, "pairs.csv"),
             _donors(findings),
             _flips(findings.flips),
             _provenance(findings),
@@ -194,9 +194,7 @@ def _verdicts(table: DataFrame, axes: tuple[str, ...]) -> str:
             f'<h3>{escape(panel_name(panel, table))}</h3><div class="scroll"><table><thead><tr>'
             f"<th>cell</th><th>bias</th><th>accuracy</th></tr></thead><tbody>{lines}</tbody></table></div>"
         )
-    return f'<h2>Each merge against its base</h2>\n<p class="small">{escape(prose.HOW_TESTED)}</p>\n' + "\n".join(
-        blocks
-    )
+    return f'<h2>Each cell against its base</h2>\n<p class="small">{escape(prose.HOW_TESTED)}</p>\n' + "\n".join(blocks)
 
 
 def _compared(found: DataFrame | None, title: str, how: str, file: str, opened: bool = False) -> str:

@@ -39,7 +39,13 @@ def question(table: DataFrame) -> str:
         if len(merged)
         else []
     )
-    asked += [f"debiasing {'it' if asked else models} by {names(kept['debias'])}"] if len(kept) else []
+    asked += (
+        [
+            f"debiasing {('them' if table['model'].nunique() > 1 else 'it') if asked else models} by {names(kept['debias'])}"
+        ]
+        if len(kept)
+        else []
+    )
     return (
         f"Does {', or '.join(asked) or 'doing nothing to ' + models}{',' if len(asked) > 1 else ''} "
         f"reduce social bias as measured by {names(table['bias'])}, and what does it cost in accuracy on "

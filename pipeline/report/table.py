@@ -266,7 +266,7 @@ def short(table: DataFrame, axes: tuple[str, ...] = ()) -> DataFrame:
                 **{name: text(row[name]) for name in varying(table, axes) if name != "donor"},
                 **({"epoch": epoch(row)} if tuned else {}),
                 **results(row),
-                **({"perplexity ratio": numerals.ratio(row["perplexity_ratio"])} if tuned else {}),
+                **({"perplexity ratio": perplexity_ratio(row)} if tuned else {}),
                 "": marks(row),
                 "status": status(row),
             }
@@ -277,6 +277,11 @@ def short(table: DataFrame, axes: tuple[str, ...] = ()) -> DataFrame:
 def is_tuned(table: DataFrame) -> bool:
     """Whether a model of the table, or its donor, was tuned on pairs."""
     return any(epoch(row) for _, row in table.iterrows())
+
+
+def perplexity_ratio(row: Series) -> str:
+    """How many times the base's the perplexity is, as text."""
+    return "" if is_base(row) else numerals.ratio(row["perplexity_ratio"]) if is_finished(row) else "–"
 
 
 def epoch(row: Series) -> str:

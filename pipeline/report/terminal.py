@@ -17,6 +17,7 @@ from pipeline.report.table import (
     marks,
     of_exam,
     panels,
+    perplexity_ratio,
     results,
     status,
     text,
@@ -44,6 +45,7 @@ def rich_table(table: DataFrame, axes: tuple[str, ...] = (), width: int = 120) -
 
 
 def _grid(table: DataFrame, axes: tuple[str, ...], between: str, with_effective: bool) -> Table:
+    with_effective = with_effective and any(row["merge"] != "keep" for _, row in table.iterrows())
     grid, names, tuned = Table.grid(padding=0), varying(table, axes), is_tuned(table)
     blocks = [
         [_line(row, names, between, with_effective, tuned) for _, row in rows.iterrows()] for _, rows in panels(table)
@@ -97,6 +99,7 @@ def _line(row: Series, names: tuple[str, ...], between: str, with_effective: boo
         **{name: "" if is_base(row) and not of_exam(name) else text(row[name]) for name in names},
         **({"epoch": epoch(row)} if tuned else {}),
         **numbers,
+        **({"perplexity\nratio": perplexity_ratio(row)} if tuned else {}),
         **({"effective\nweight": effective} if with_effective else {}),
         "": marks(row),
         "status": status(row),

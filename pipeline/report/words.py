@@ -174,12 +174,12 @@ def no_bias_to_reduce(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
 
 
 def negative_base(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
-    """A base that leans away from the stereotypes: its changes read the other way round."""
+    """A base whose signed bias is measurably below 0: its changes read the other way round."""
     return [
-        f"{panel_name(panel, table)}: the base's signed bias is {numerals.score_change(base['bias_signed'])}, away from the "
-        "stereotypes: a bias change above 0 leads towards even, one below 0 further away."
+        f"{panel_name(panel, table)}: the base's signed bias is below 0 ({numerals.score_change(base['bias_signed'])}): a bias "
+        "change above 0 leads towards even, one below 0 further away."
         for panel, base in _bases(table)
-        if base["bias_signed"] < 0 and base["bias_score"] > base["noise_floor"]
+        if base["bias_signed_high"] < 0
     ]
 
 

@@ -61,9 +61,9 @@ def tune(
     usable = _tokens(scorer, told, training)
     if not usable:
         raise DataError(
-            f"debias.data={pairs['name']} should have pairs of at most {training['max_length']} tokens that this model can be asked, "
-            f"found none among {len(told)} (a masked model needs as many tokens on either side); choose another debias.data, "
-            "or raise debias.max_length"
+            f"data={pairs['name']} should have pairs of at most {training['max_length']} tokens that this model can be asked, "
+            f"found none among {len(told)} (a masked model needs as many tokens on either side); choose other data of the "
+            "debiasing, or raise its max_length"
         )
     if len(usable) < len(told):
         log.warning("%d of %d pairs cannot be asked of this model and are left out", len(told) - len(usable), len(told))

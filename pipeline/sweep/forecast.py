@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import recipe
@@ -29,7 +30,7 @@ def plan(cells: list[dict]) -> None:
         for artifact in lacking:
             names[artifact.stage.name] = names.get(artifact.stage.name, 0) + 1
         shown.add_row(
-            cell_name(cell, swept),
+            escape(cell_name(cell, swept)),
             ", ".join(f"{count} {name}" if count > 1 else name for name, count in names.items()) or "nothing",
             f"{len(done)} of {len(described.wanted())}",
         )
@@ -55,7 +56,7 @@ def plan(cells: list[dict]) -> None:
     out.print(f"{len(missing)} artefacts to make, each once however many cells share it.")
     if not missing:
         out.print("time: nothing to compute.")
-    elif known.seconds:
+    elif len(unknown) < len({artifact.stage.name for artifact in missing.values()}):
         out.print(
             f"time: about {max(1, round(seconds / 60))} min, by what the most similar ones took here before"
             + (f"; not known yet for {', '.join(unknown)}." if unknown else ".")
@@ -81,7 +82,9 @@ class _Durations:
     """
 
     def __init__(self, store: Store):
-        self.told = {told["key"]: told for told in map(_read, store.root.glob("*/*/manifest.json"))}
+        manifests = [*store.root.glob("*/*/manifest.json"), *store.root.glob("*/*.dropped.json")]
+        self.told = {told["key"]: told for told in map(_read, manifests)}
+        self.roots: dict[str, set[str]] = {}
         self.seconds: dict[tuple, list[float]] = {}
         for told in self.told.values():
             for likeness in self._likenesses(told):
@@ -109,8 +112,10 @@ class _Durations:
         """The keys of the fetched models, or of what is not known any more, that something was made from."""
         found = set()
         for key in re.findall(r'"artifact": "([^"]*)"', json.dumps(identity["inputs"], default=str)):
-            known = self.told.get(key)
-            found |= {key} if known is None or known["stage"] == "fetch" else self._roots(known)
+            if key not in self.roots:
+                known = self.told.get(key)
+                self.roots[key] = {key} if known is None or known["stage"] == "fetch" else self._roots(known)
+            found |= self.roots[key]
         return found
 
 

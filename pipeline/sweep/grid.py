@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import config as configuration
 from pipeline import sources
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError, DataError, PipelineError, SourceError, StoreError
 from pipeline.recipe.cell import CLASSIFIERS
 from pipeline.stages.aggregate import axes
 from pipeline.store import Store
@@ -89,8 +89,9 @@ def expand(overrides: list[str], multirun: bool) -> tuple[list[dict], bool]:
             )
     if not asked:
         raise ConfigError("the grid should leave at least one cell, found every cell excluded; change exclude=")
+    swept = axes(asked) if len(asked) > 1 else None
     for cell in asked:
-        _refuse_on_this_model(cell, axes(asked) if len(asked) > 1 else None)
+        _refuse_on_this_model(cell, swept)
     return asked, multirun
 
 
@@ -137,18 +138,24 @@ def _refuse_debiasing(cell: dict) -> None:
 def _refuse_on_this_model(cell: dict, swept: tuple[str, ...] | None) -> None:
     """Settings of a tuning that its base refuses, where that is known already: more units or layers than it has.
 
-    Of a base that is not in the store yet the cell refuses them, before anything is trained or asked.
+    Of a base that is not in the store yet the cell refuses them, before anything is trained or asked; a model that cannot
+    be read is the cell's to tell.
     """
     from pipeline import recipe
     from pipeline.recipe.identity import units_on_data
 
     if not any("select_on" in unit for unit in units_on_data(cell).values()) or cell["stages"] == ["aggregate"]:
         return
-    described = recipe.describe(cell, Store(Path(cell["store"])))
+    try:
+        described = recipe.describe(cell, Store(Path(cell["store"])))
+    except PipelineError:
+        return
     if not described.base.exists or all(tuned.exists for tuned in described.tuned.values()):
         return
     try:
         recipe.refuse_tuning(described)
+    except (CheckpointError, DataError, SourceError, StoreError):
+        return
     except ConfigError as error:
         name = "" if swept is None else f" (cell {cell_name(cell, swept)}; exclude= leaves cells out of a grid)"
         raise ConfigError(f"{error}{name}") from error
@@ -240,18 +247,9 @@ def _one_sentence(error: Exception) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found.group(1)
         if owners := _owners(key):
-            return f"no setting is called {key!r} with this choice; it belongs to {', '.join(owners)}: sweep {key} in a run of these alone"
-        group, _, name = key.rpartition(".")
-        siblings = {known.rpartition(".")[2]: known for known in _known_keys() if known.rpartition(".")[0] == group}
-        near = difflib.get_close_matches(name, siblings, n=1)
-        if not group and not near:  # the name alone, without its group
-            siblings = {known: known for known in _known_keys() if known.rpartition(".")[2] == name}
-            near = list(siblings)
-        hint = (
-            f"did you mean {siblings[near[0]]}?"
-            if near
-            else f"`python -m pipeline --cfg job` lists those of {group or 'the configuration'}"
-        )
+            return f"no setting is called {key!r} with this choice; it belongs to {', '.join(owners)}; choose {'it' if len(owners) == 1 else 'one'}, and none that lacks it"
+        near = _likest(key)
+        hint = f"did you mean {near}?" if near else f"`python -m pipeline --cfg job` lists those of {_group_of(key)}"
         return f"no setting is called {key!r} here; {hint}"
     if found := re.search(r"Missing mandatory value: \w+\s+full_key: ([\w.]+)", text):
         return f"{found.group(1)} has no default and needs a value; add {found.group(1)}="
@@ -263,6 +261,26 @@ def _one_sentence(error: Exception) -> str:
         if line.strip() and not line.strip().startswith(("object_type=", "Config search path", "provider="))
     ]
     return " ".join(lines).replace("\t", " ")
+
+
+def _likest(key: str) -> str | None:
+    """The setting that was probably meant: of the same group, or of a group that was left out or misspelt."""
+    group, _, name = key.rpartition(".")
+    known = _known_keys()
+    siblings = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == group}
+    if not group and (whole := [one for one in known if one.rpartition(".")[2] == name]):
+        return whole[0]
+    if group and siblings:
+        return next((siblings[one] for one in difflib.get_close_matches(name, siblings, n=1)), None)
+    return next(
+        iter(difflib.get_close_matches(key, [one for one in known if one.count(".") == key.count(".")], n=1)), None
+    )
+
+
+def _group_of(key: str) -> str:
+    """The group of a key where there is such a one, else the whole."""
+    group = key.rpartition(".")[0]
+    return group if any(known.startswith(f"{group}.") for known in _known_keys()) else "the configuration"
 
 
 def _owners(key: str) -> list[str]:

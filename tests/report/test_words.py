@@ -54,11 +54,9 @@ def test_models_that_are_not_merged_are_no_merges():
 
 
 def test_a_base_that_leans_the_other_way_says_how_its_changes_read():
-    words = "the base's signed bias is -0.220, away from the stereotypes: a bias change above 0 leads towards even"
+    words = "the base's signed bias is below 0 (-0.220): a bias change above 0 leads towards even"
     assert words in said(cell(signed=-0.2), base=cell("keep", signed=-0.22))
-    assert "away from the stereotypes" not in said(cell()) + said(
-        cell(), base=cell("keep", signed=-0.02, noise_floor=0.1)
-    )
+    assert "towards even" not in said(cell()) + said(cell(), base=cell("keep", signed=-0.02))
 
 
 def test_rules_on_the_base():

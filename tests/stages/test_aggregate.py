@@ -219,7 +219,7 @@ def test_the_report_has_the_pairs(three):
     from pipeline.report.page import page
 
     text = report(found)
-    assert "## The merges against each other" in text and "+0.800† [0.6" in text
+    assert "## The cells against each other" in text and "+0.800† [0.6" in text
     assert "3 pairs, as in pairs.csv" in page(found)
 
 
