@@ -5,14 +5,17 @@ import threading
 
 from tqdm import tqdm
 
-tqdm.set_lock(
-    threading.RLock()
-)  # its own is a semaphore of the system, which a cell that is stopped would leave behind
+WIDTH = 100  # of a line in a log file
+# Its own lock is a semaphore of the system, which a cell that is stopped would leave behind.
+tqdm.set_lock(threading.RLock())
 
 
 def say(text: str) -> None:
-    """A line on stderr, above the bar that is being drawn."""
-    tqdm.write(text, file=sys.stderr)
+    """A line on stderr in the place of the bar, which goes on below it."""
+    if sys.stderr.isatty():
+        tqdm.write(text, file=sys.stderr)
+    else:
+        print(f"\r{text:<{WIDTH}}", file=sys.stderr, flush=True)
 
 
 def bar(total: int | None, label: str, unit: str = "it", done: int = 0, scale: bool = False) -> tqdm:
@@ -32,6 +35,6 @@ def bar(total: int | None, label: str, unit: str = "it", done: int = 0, scale: b
         mininterval=0.5 if live else 20,
         maxinterval=1 if live else 20,
         dynamic_ncols=live,
-        ncols=None if live else 100,
+        ncols=None if live else WIDTH,
         leave=True,
     )

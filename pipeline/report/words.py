@@ -28,6 +28,7 @@ from pipeline.report.table import (
 )
 from pipeline.report.verdicts import flipped, why_undefined
 
+FAILURE = "Without results: "  # how a failed cell is told
 LEAST_P = 1 / 10_001  # of the permutation tests: what 10,000 exchanges can show
 FLAT = 0.02  # an effective weight within this of 0 or of 1 counts as 0 or 1
 
@@ -45,7 +46,7 @@ def warnings(
     controls: cells compared with their controls, of findings.py.
     """
     table = arrange(table, axes)
-    sentences = [f"Without results: {sentence}" for sentence in failures(table, axes)]
+    sentences = [f"{FAILURE}{sentence}" for sentence in failures(table, axes)]
     for rule in (
         no_base,
         undefined,

@@ -88,6 +88,7 @@ def close() -> int:
 def aggregate(sweep: Sweep, pairs: int) -> int:
     """Table, figures and page from a sweep's cells; then the same into MLflow. pairs: as in conf/config.yaml."""
     from pipeline import report
+    from pipeline.report.words import FAILURE
     from pipeline.stages import aggregate as stage
 
     records = sweep.cells()
@@ -111,10 +112,11 @@ def aggregate(sweep: Sweep, pairs: int) -> int:
     _drop_models(records, frame)
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     out.print(report.rich_table(frame, stage.axes(records), width=out.width))
-    for sentence in findings.warnings[:WARNINGS]:
+    warnings = [one for one in findings.warnings if not one.startswith(FAILURE)]  # those stand below the table already
+    for sentence in warnings[:WARNINGS]:
         out.print(f"- {escape(sentence)}", style="yellow")
-    if len(findings.warnings) > WARNINGS:
-        out.print(f"- and {len(findings.warnings) - WARNINGS} more in report.md and on the page", style="yellow")
+    if len(warnings) > WARNINGS:
+        out.print(f"- and {len(warnings) - WARNINGS} more in report.md and on the page", style="yellow")
     out.print(f"page:   {results / 'tradeoff.html'}   (open it in a browser; it works offline)", soft_wrap=True)
     out.print(f"figure: {results / 'tradeoff.png'} (and .svg)", soft_wrap=True)
     out.print(
