@@ -5,11 +5,15 @@ negation.py works on tensors. The others tune a model on pairs of texts. A file 
     Settings   a frozen dataclass: what conf/debias/<name>.yaml may say of the method; `check()` raises ConfigError
     Method     of tuning.py: Method(model, settings, scratch, seed) changes its model in place, batch by batch
 
-and may have `FAMILIES`, the families of models it is made for, and `fits(model, settings)`, which refuses settings that a model
-of this shape, on torch's meta device, has no room for. A Method that is not stepped on pairs in tokens, but on
-what it makes of them or finds itself, has `prepare(scorer, pairs)`, which returns that. What it found besides the weights
-it gives by `report()`, one row a chosen unit, or `tables()`, rows by the name of a table. To add a method: this file's
-neighbour and its YAML.
+and may have
+
+    FAMILIES     the families of models it is made for; both without
+    READS_PAIRS  False where it finds all its examples itself
+    fits         fits(model, settings) refuses settings that a model of this shape, on torch's meta device, has no room for
+
+A Method that is not stepped on pairs in tokens, but on what it makes of them or finds itself, has `prepare(scorer, pairs)`,
+which returns that. What it found besides the weights it gives by `report()`, one row a chosen unit, or `tables()`, rows by
+the name of a table. To add a method: this file's neighbour and its YAML.
 """
 
 import dataclasses

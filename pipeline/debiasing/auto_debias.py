@@ -43,6 +43,7 @@ from pipeline.debiasing.words import are_words, in_text, whole_words
 from pipeline.errors import ConfigError
 
 FAMILIES = ("masked",)
+READS_PAIRS = False
 OVER = ("vocabulary", "stereotypes")
 BATCH = 128  # prompts that are read at once in the search
 

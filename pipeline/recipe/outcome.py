@@ -17,89 +17,19 @@ RUINED_PERPLEXITY = (
 def collect(cell: Cell) -> dict:
     """What the stages wrote, as one row for the cell, one for the base, and the donor's strength."""
     config, evaluated = cell.config, "evaluate" in cell.config["stages"]
-    shared = {
-        "model": config["model"]["name"],
-        "bias": config["bias"]["name"],
-        "accuracy_set": config["accuracy"]["name"],
-        "seed": config["seed"],
-    }
-    unit = config["merge"]
-    row = {
-        **shared,
-        "donor": None if unit["name"] == "keep" else config["donor"]["name"],
-        "merge": unit["name"],
-        "weight": config["weight"] if unit["uses_weight"] else None,
-        "debias": configuration.debias_name(config["debias"]),
-        "merge_key": cell.final.key,
-        "uses_weight": unit["uses_weight"],
-        "family": unit.get("family"),
-        "base_key": cell.base.key,
-    }
-    base_row = {
-        **shared,
-        "donor": None,
-        "merge": "keep",
-        "weight": None,
-        "debias": "none",
-        "merge_key": cell.base.key,
-        "base_key": cell.base.key,
-        "effective_weight": 0.0,
-        "off_axis": 0.0,
-    }
+    row, base_row = _place_of_cell(cell), _place_of_base(cell)
     notes = []
-    if unit["name"] != "keep" and cell.merged.told is not None:
-        summary = cell.merged.summary
-        row |= {
-            "effective_weight": summary.get("effective_weight"),
-            "off_axis": summary.get("off_axis"),
-            "weights_sha256": _weights(cell.final),
-            **({"lambda": summary["lambda"]} if "lambda" in summary else {}),
-        }
-        notes = summary.get("notes", [])
-    elif unit["name"] == "keep":
-        row |= {"effective_weight": 0.0, "off_axis": 0.0}
+    if config["merge"]["name"] != "keep" and cell.merged.told is not None:
+        notes = list(cell.merged.summary.get("notes", []))
     for group, tuned in cell.tuned.items():
         if tuned.told is not None:
-            summary = tuned.summary
-            row |= {
-                f"{group}.{key}": value
-                for key, value in summary.items()
-                if key.endswith("before") or key in ("pairs", "epoch")
-            }
-            if _as_tuned(config, group):  # else what was measured after the tuning is another model's
-                row |= {f"{group}.{key}": value for key, value in summary.items()}
-            notes = [*notes, *_of_tuning(config, group, tuned)]
+            row |= _tuned(config, group, tuned)
+            notes += _of_tuning(config, group, tuned)
     if evaluated:
         row["base_id"] = base_row["base_id"] = _base_id(cell)
         base_row |= _scores(cell.of_base, cell.of_base, config)
         row |= _scores(cell.of_cell, cell.of_base, config)
-    if evaluated:
-        from pipeline import accuracy
-
-        for exam, room in ((cell.of_cell.bias, "bias"), (cell.of_cell.accuracy, "accuracy")):
-            told = exam["answer"].summary if exam["answer"].exists else {}
-            if told.get("cut"):
-                notes = [
-                    *notes,
-                    f"{room}={config[room]['name']}: {told['cut']} of {told['requests']} requests were longer than the model's "
-                    "limit and lost their beginning",
-                ]
-        left_out = accuracy.left_out(config["accuracy"])
-        notes = [
-            *notes,
-            *(
-                [
-                    f"accuracy={config['accuracy']['name']}: {', '.join(left_out)} left out, because they run programs that "
-                    "the model writes; accuracy.allow_code_execution=true asks them too"
-                ]
-                if left_out
-                else []
-            ),
-            *(
-                f"trained and judged on the same text ({key} and {room}, allow_leak=true): {text!r}"
-                for (key, room), text in leaked(cell).items()
-            ),
-        ]
+        notes += _of_exams(cell)
     return {
         "row": row,
         "base_row": base_row,
@@ -117,6 +47,92 @@ def collect(cell: Cell) -> dict:
         "tuned": {group: str(artifact.folder) for group, artifact in cell.tuned.items() if artifact.told is not None},
         "datasets": _datasets(cell) if evaluated else [],
     }
+
+
+def _shared(config: dict) -> dict:
+    """What a cell's row and its base's have in common."""
+    return {
+        "model": config["model"]["name"],
+        "bias": config["bias"]["name"],
+        "accuracy_set": config["accuracy"]["name"],
+        "seed": config["seed"],
+    }
+
+
+def _place_of_cell(cell: Cell) -> dict:
+    """Where the cell stands in the grid, and how far its merge went."""
+    config, unit = cell.config, cell.config["merge"]
+    row = {
+        **_shared(config),
+        "donor": None if unit["name"] == "keep" else config["donor"]["name"],
+        "merge": unit["name"],
+        "weight": config["weight"] if unit["uses_weight"] else None,
+        "debias": configuration.debias_name(config["debias"]),
+        "merge_key": cell.final.key,
+        "uses_weight": unit["uses_weight"],
+        "family": unit.get("family"),
+        "base_key": cell.base.key,
+    }
+    if unit["name"] == "keep":
+        return row | {"effective_weight": 0.0, "off_axis": 0.0}
+    if cell.merged.told is None:
+        return row
+    summary = cell.merged.summary
+    return row | {
+        "effective_weight": summary.get("effective_weight"),
+        "off_axis": summary.get("off_axis"),
+        "weights_sha256": _weights(cell.final),
+        **({"lambda": summary["lambda"]} if "lambda" in summary else {}),
+    }
+
+
+def _place_of_base(cell: Cell) -> dict:
+    """The same of the unmerged base."""
+    return {
+        **_shared(cell.config),
+        "donor": None,
+        "merge": "keep",
+        "weight": None,
+        "debias": "none",
+        "merge_key": cell.base.key,
+        "base_key": cell.base.key,
+        "effective_weight": 0.0,
+        "off_axis": 0.0,
+    }
+
+
+def _tuned(config: dict, group: str, tuned: Artifact) -> dict:
+    """What a tuning on pairs came to, as columns; of one that was not laid on as it is only what was before, and its epoch."""
+    whole = _as_tuned(config, group)  # else what was measured after the tuning is another model's
+    return {
+        f"{group}.{key}": value
+        for key, value in tuned.summary.items()
+        if whole or key.endswith("before") or key in ("pairs", "epoch")
+    }
+
+
+def _of_exams(cell: Cell) -> list[str]:
+    """What is to be known of the examination: requests that were cut, tasks left out, texts that were trained on."""
+    from pipeline import accuracy
+
+    config, notes = cell.config, []
+    for room in ("bias", "accuracy"):
+        answered = getattr(cell.of_cell, room)["answer"]
+        told = answered.summary if answered.exists else {}
+        if told.get("cut"):
+            notes.append(
+                f"{room}={config[room]['name']}: {told['cut']} of {told['requests']} requests were longer than the model's "
+                "limit and lost their beginning"
+            )
+    if left_out := accuracy.left_out(config["accuracy"]):
+        notes.append(
+            f"accuracy={config['accuracy']['name']}: {', '.join(left_out)} left out, because they run programs that "
+            "the model writes; accuracy.allow_code_execution=true asks them too"
+        )
+    return notes + [
+        f"trained and judged on the same text ({key} and {room}, allow_leak=true): {text!r}"
+        for (key, room), text in leaked(cell).items()
+    ]
 
 
 def _as_tuned(config: dict, group: str) -> bool:
@@ -190,7 +206,7 @@ def _datasets(cell: Cell) -> list[dict]:
         rows, unit = exam["mark"].summary["items"], cell.config[room]
         found.append(_dataset(unit, files_of(cell.config, unit), rows, "evaluation"))
     for artifact in cell.tuned.values():
-        if artifact.told is not None:
+        if artifact.told is not None and artifact.summary["pairs"]:
             declared = configuration.stereotypes(artifact.inputs["pairs"]["name"])
             found.append(_dataset(declared, declared["files"], artifact.summary["pairs"], "training"))
     if cell.trained is not None and cell.trained.exists:

@@ -65,7 +65,8 @@ def tune(
             f"found none among {len(told)} (a masked model needs as many tokens on either side); choose other data of the "
             "debiasing, or raise its max_length"
         )
-    if len(usable) < len(told):
+    reads_pairs = getattr(debiasing.load(method["name"]), "READS_PAIRS", True)
+    if len(usable) < len(told) and reads_pairs:
         log.warning("%d of %d pairs cannot be asked of this model and are left out", len(told) - len(usable), len(told))
     able = debiasing.bind(method, scorer, scratch, seed)
     examples = able.prepare(scorer, usable) if hasattr(able, "prepare") else usable
@@ -91,8 +92,8 @@ def tune(
         pandas.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
     moved, norm = save_under_base_names(scorer.model, model, folder)
     return {
-        "pairs": len(usable),
-        "pairs_left_out": len(told) - len(usable),
+        "pairs": len(usable) if reads_pairs else 0,
+        "pairs_left_out": len(told) - len(usable) if reads_pairs else 0,
         "epoch": chosen,
         **{f"dev_{key}_before": records[0][key] for key in ("bias", "meaningful", "perplexity")},
         **{f"dev_{key}_after": records[chosen][key] for key in ("bias", "meaningful", "perplexity")},

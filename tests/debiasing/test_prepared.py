@@ -25,6 +25,7 @@ def test_stage(name, tmp_path, monkeypatch):
     changed, told = STEPPED[name]
     unit, summary, made = staged(name, changed, tmp_path)
     assert summary["relative_norm"] > 0 and summary["epoch"] == unit["epochs"]
+    assert (summary["pairs"] == 0) == (name == "auto_debias"), "which finds its prompts in the model"
     epochs = pandas.read_parquet(made / "epochs.parquet")
     assert told <= set(epochs.columns) and len(epochs) == unit["epochs"] + 1
     before, after = load_file(Path(taught().name) / "model.safetensors"), load_file(made / "model.safetensors")
