@@ -41,7 +41,7 @@ def question(table: DataFrame) -> str:
     )
     asked += (
         [
-            f"debiasing {('them' if table['model'].nunique() > 1 else 'it') if asked else models} by {names(kept['debias'])}"
+            f"debiasing {('them' if table['model'].nunique() > 1 else 'it') if asked else models} by {names(kept['debias'].map(lambda name: text(name).removesuffix(' control')))}"
         ]
         if len(kept)
         else []

@@ -191,7 +191,7 @@ def variant(row: Series, names: tuple[str, ...]) -> str:
     return ", ".join(
         text(row[name]) if name in ("donor", "debias") else f"{name}={text(row[name])}"
         for name in names
-        if text(row[name])
+        if text(row[name]) and not (name == "debias" and text(row[name]) == "none")
     )
 
 

@@ -25,15 +25,22 @@ from pipeline.report.table import (
     varying,
 )
 
+SPARE = (
+    "effective\nweight",
+    "perplexity\nratio",
+    "epoch",
+)  # columns that go where a table is too wide, the first one first
+
 
 def rich_table(table: DataFrame, axes: tuple[str, ...] = (), width: int = 120) -> Table:
     """The table for a terminal of `width` columns: one block a panel, base first, failures and legend in words below.
 
-    One line a cell where that fits; else the intervals stand on a second line; else the effective weight goes too.
+    One line a cell where that fits; else intervals stand on a second line; else columns go, as SPARE says. Columns in
+    which nothing stands are left out.
     """
     table = arrange(table, axes)
-    for between, with_effective in ((" ", True), ("\n", True), ("\n", False)):
-        grid = _grid(table, axes, between, with_effective)
+    for between, spared in ((" ", 0), *(("\n", count) for count in range(len(SPARE) + 1))):
+        grid = _grid(table, axes, between, SPARE[:spared])
         console = Console(width=10_000)
         if console.measure(grid).maximum <= width:
             break
@@ -44,12 +51,12 @@ def rich_table(table: DataFrame, axes: tuple[str, ...] = (), width: int = 120) -
     return grid
 
 
-def _grid(table: DataFrame, axes: tuple[str, ...], between: str, with_effective: bool) -> Table:
-    with_effective = with_effective and any(row["merge"] != "keep" for _, row in table.iterrows())
+def _grid(table: DataFrame, axes: tuple[str, ...], between: str, without: tuple[str, ...]) -> Table:
     grid, names, tuned = Table.grid(padding=0), varying(table, axes), is_tuned(table)
-    blocks = [
-        [_line(row, names, between, with_effective, tuned) for _, row in rows.iterrows()] for _, rows in panels(table)
-    ]
+    blocks = [[_line(row, names, between, tuned) for _, row in rows.iterrows()] for _, rows in panels(table)]
+    every = [line for block in blocks for line in block]
+    shown = [name for name in (every[0] if every else ()) if name not in without and any(line[name] for line in every)]
+    blocks = [[{name: line[name] for name in shown} for line in block] for block in blocks]
     widths = {
         heading: max(
             len(part)
@@ -90,17 +97,21 @@ def _title(panel: tuple[str, str, str], rows: DataFrame, names: tuple[str, ...])
     return Text.assemble((model, "bold"), "  " + "  ".join(parts))
 
 
-def _line(row: Series, names: tuple[str, ...], between: str, with_effective: bool, tuned: bool) -> dict[str, str]:
+def _line(row: Series, names: tuple[str, ...], between: str, tuned: bool) -> dict[str, str]:
     numbers = {"\n".join(heading.split(" ", 1)): value for heading, value in results(row, between).items()}
     effective = numbers.pop("effective\nweight")
     return {
         "merge": "base" if is_base(row) else row["merge"],
         "weight": numerals.weight(row["weight"]),
-        **{name: "" if is_base(row) and not of_exam(name) else text(row[name]) for name in names},
+        **{
+            # "pcgu control" in two lines where there are two
+            name: "" if is_base(row) and not of_exam(name) else text(row[name]).replace(" ", between)
+            for name in names
+        },
         **({"epoch": epoch(row)} if tuned else {}),
         **numbers,
         **({"perplexity\nratio": perplexity_ratio(row)} if tuned else {}),
-        **({"effective\nweight": effective} if with_effective else {}),
+        "effective\nweight": effective,
         "": marks(row),
         "status": status(row),
     }
