@@ -8,6 +8,7 @@ from pandas import DataFrame, Series
 
 from pipeline.report import numerals
 from pipeline.report.table import (
+    CONTROL,
     LEVEL,
     cell_name,
     is_base,
@@ -31,14 +32,14 @@ def beside_controls(table: DataFrame, axes: tuple[str, ...], compared: DataFrame
     for panel, rows in panels(table):
         tested, untaken = _tested(rows)
         for of, count in untaken.items():
-            if of.endswith(" control"):
+            if of.endswith(CONTROL):
                 continue
             sentences.append(
                 f"{panel_name(panel, table)}: {of} took no epoch of its tuning in {count} cell{'s' * (count != 1)}, which "
                 f"{'are' if count != 1 else 'is'} the base and show{'s' * (count == 1)} nothing."
             )
-        for of in [name for name in tested if not name.endswith(" control")]:
-            cells, controls = tested[of], tested.get(f"{of} control", [])
+        for of in [name for name in tested if not name.endswith(CONTROL)]:
+            cells, controls = tested[of], tested.get(f"{of}{CONTROL}", [])
             subject, cell = ("the bias-inverted donor", "merge") if of == INVERTED else (of, "cell")
             head = (
                 f"{panel_name(panel, table)}: {subject} changes the bias measurably in "
@@ -66,7 +67,7 @@ def _any_ruined(rows: DataFrame, of: str) -> bool:
         and (
             text(row["donor"]) == "random_direction" and text(row["debias"]).lower() in ("", "none")
             if of == INVERTED
-            else text(row["debias"]) == f"{of} control"
+            else text(row["debias"]) == f"{of}{CONTROL}"
         )
         for _, row in rows.iterrows()
     )
@@ -81,7 +82,7 @@ def _tested(rows: DataFrame) -> tuple[dict[str, list[Series]], dict[str, int]]:
         if is_finished(row) and not is_base(row) and not truth(row["ruined"]):
             name = text(row["debias"])
             if name.lower() in ("", "none"):
-                name = {INVERTED: INVERTED, "random_direction": f"{INVERTED} control"}.get(text(row["donor"]))
+                name = {INVERTED: INVERTED, "random_direction": f"{INVERTED}{CONTROL}"}.get(text(row["donor"]))
             elif row.get("debias.epoch") == 0:
                 untaken[name] = untaken.get(name, 0) + 1
                 continue

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from pandas import DataFrame, Series
 
 from pipeline.report import numerals
-from pipeline.report.table import base_of, cell_name, is_base, is_finished, text, truth, variant, varying
+from pipeline.report.table import (
+    CONTROL,
+    base_of,
+    cell_name,
+    is_base,
+    is_control,
+    is_finished,
+    text,
+    truth,
+    variant,
+    varying,
+)
 
 # Okabe and Ito's palette, which readers with any colour vision can tell apart; black is the base's, yellow is too
 # pale on white.
@@ -33,7 +44,6 @@ LINES = (
 )
 
 CROWDED = 24  # points in a panel above which curves are labelled by name, and only the base and the front have bars
-CONTROL = " control"  # the end of the name of a debiasing's control
 OUTLIER = 3.0  # ruined cells that would stretch an axis by more than this are left outside
 
 
@@ -157,11 +167,6 @@ def noise_floor(points: list[Series]) -> float:
 def method(row: Series) -> str:
     """What was done to the base: the merge, or, where there is none, the debiasing; a control is its method's."""
     return row["merge"] if row["merge"] != "keep" else text(row["debias"]).removesuffix(CONTROL)
-
-
-def is_control(row: Series) -> bool:
-    """Whether the cell is the random direction of a debiasing."""
-    return text(row["debias"]).endswith(CONTROL)
 
 
 def debiased(row: Series) -> bool:

@@ -19,7 +19,6 @@ from pipeline.report.curves import (
     Look,
     barred,
     curves,
-    is_control,
     is_drawable,
     is_ruined,
     labels,
@@ -29,7 +28,7 @@ from pipeline.report.curves import (
     view,
 )
 from pipeline.report.labels import around, place
-from pipeline.report.table import arrange, failures, is_base, panel_name, panels, truth, varying
+from pipeline.report.table import arrange, failures, is_base, is_control, panel_name, panels, truth, varying
 
 # The salt and the absent date make the svg the same bytes each time.
 STYLE = {

@@ -6,7 +6,7 @@ from pandas import DataFrame
 
 from pipeline.report import numerals
 from pipeline.report.findings import Donor
-from pipeline.report.table import is_base, text
+from pipeline.report.table import CONTROL, is_base, text
 
 HOW_TO_READ = (
     "Left is less biased, up is more accurate; each curve starts at the base (star) and follows the weight. Bars are "
@@ -41,7 +41,7 @@ def question(table: DataFrame) -> str:
     )
     asked += (
         [
-            f"debiasing {('them' if table['model'].nunique() > 1 else 'it') if asked else models} by {names(kept['debias'].map(lambda name: text(name).removesuffix(' control')))}"
+            f"debiasing {('them' if table['model'].nunique() > 1 else 'it') if asked else models} by {names(kept['debias'].map(lambda name: text(name).removesuffix(CONTROL)))}"
         ]
         if len(kept)
         else []

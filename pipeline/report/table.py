@@ -70,6 +70,7 @@ TEXTS = (
     "accuracy_undefined",
 )
 PANEL = ("model", "bias", "accuracy_set")
+CONTROL = " control"  # the end of the name of a debiasing's control
 FINISHED = ("done", "found")
 LEGEND = (
     "* on the Pareto front (no other cell is both less biased and more accurate) · ! ruined (the model no longer "
@@ -115,6 +116,11 @@ def truth(value) -> bool | None:
 def is_base(row: Series) -> bool:
     """Whether the row is the unmerged model without debiasing."""
     return row["merge"] == "keep" and text(row["debias"]).lower() in ("", "none", "keep")
+
+
+def is_control(row: Series) -> bool:
+    """Whether the cell is the random direction of a debiasing."""
+    return text(row["debias"]).endswith(CONTROL)
 
 
 def is_finished(row: Series) -> bool:

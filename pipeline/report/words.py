@@ -18,6 +18,7 @@ from pipeline.report.table import (
     comparisons,
     failures,
     is_base,
+    is_control,
     is_finished,
     panel_name,
     panels,
@@ -196,6 +197,7 @@ def no_change(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
             and not is_base(row)
             and not truth(row["ruined"])
             and row["donor"] != "random_direction"
+            and not is_control(row)
             and row["bias_change_low"] == row["bias_change_low"]
         ]
         quiet = [row for row in tested if not stands(row, "bias_change")]

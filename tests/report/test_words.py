@@ -50,7 +50,10 @@ def test_every_rule_speaks(rows, words):
 
 
 def test_models_that_are_not_merged_are_no_merges():
-    assert "no cell changed the bias" in said(cell("keep", debias="pcgu", signed=0.21, bias_change=-0.01))
+    tuned = cell("keep", debias="pcgu", signed=0.21, bias_change=-0.01)
+    assert "no cell changed the bias" in said(tuned)
+    assert "no cell changed the bias" in said(tuned, cell("keep", debias="pcgu control", signed=0.22))
+    assert "cell changed" not in said(cell("keep", debias="pcgu control", signed=0.22)), "a control need not change it"
 
 
 def test_a_base_that_leans_the_other_way_says_how_its_changes_read():
