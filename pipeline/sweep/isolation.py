@@ -58,7 +58,10 @@ def work(config: dict, outcome: str) -> None:
             for artifact in (described.merged, described.final):
                 if artifact.key in store.built and artifact.key != described.base.key:
                     drop(artifact.folder)
-    except PipelineError as error:
+    except (
+        PipelineError,
+        FloatingPointError,
+    ) as error:  # the latter: a training that left the finite numbers, and says so
         told = {"status": "failed", "error": str(error)}
     except Exception as error:  # noqa: BLE001 - our own mistake: kept with its traceback, the other cells go on
         traceback.print_exc()

@@ -70,7 +70,7 @@ def test_what_a_method_tells_of_an_epoch():
     assert (first["mean"], first["longest"], first["end"]) == (2.0, -1.0, 7.0)
     assert (second["mean"], second["longest"], second["end"]) == (5.0, -4.0, 7.0)
     assert "end" not in told_by(None)[1]
-    with pytest.raises(FloatingPointError, match="end became inf at the end of epoch 1; lower debias.learning_rate"):
+    with pytest.raises(FloatingPointError, match="end became inf at the end of epoch 1; lower the learning_rate"):
         told_by({"end": math.inf})
 
 
@@ -229,5 +229,5 @@ def test_a_step_that_is_not_finite_stops(planted):
     broken = copy.deepcopy(scorer.model)
     with torch.no_grad():
         broken.model.norm.weight.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match=r"margin became nan .* lower debias\.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"margin became nan .* lower the learning_rate"):
         tuned(broken, of["nurse"], epochs=3)
