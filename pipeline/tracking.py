@@ -471,7 +471,11 @@ def _open_experiment(uri: str, name: str, files: Path | None) -> None:
     described = {"mlflow.experimentKind": "custom_model_development", NOTE: DESCRIPTION}
     for key, value in (described | _views()).items():
         if key not in known.tags:
-            client.set_experiment_tag(known.experiment_id, key, value)
+            try:
+                client.set_experiment_tag(known.experiment_id, key, value)
+            except Exception:
+                if key not in client.get_experiment(known.experiment_id).tags:  # else another sweep set it a moment ago
+                    raise
 
 
 def _views(sweep: str | None = None) -> dict[str, str]:
