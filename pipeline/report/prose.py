@@ -33,19 +33,13 @@ def question(table: DataFrame) -> str:
     """What the sweep asks, in one sentence."""
     cells = table.loc[[not is_base(row) for _, row in table.iterrows()]]
     merged, kept = cells[cells["merge"] != "keep"], cells[cells["merge"] == "keep"]
-    models, donors = names(table["model"]), names(merged["donor"])
-    asked = (
-        [f"merging {models} {'with ' + donors + ' ' if donors else ''}by {names(merged['merge'])}"]
-        if len(merged)
-        else []
-    )
-    asked += (
-        [
-            f"debiasing {('them' if table['model'].nunique() > 1 else 'it') if asked else models} by {names(kept['debias'].map(lambda name: text(name).removesuffix(CONTROL)))}"
-        ]
-        if len(kept)
-        else []
-    )
+    models, donors, asked = names(table["model"]), names(merged["donor"]), []
+    if len(merged):
+        asked.append(f"merging {models} {'with ' + donors + ' ' if donors else ''}by {names(merged['merge'])}")
+    if len(kept):
+        what = models if not asked else "them" if table["model"].nunique() > 1 else "it"
+        methods = [text(name).removesuffix(CONTROL) for name in kept["debias"]]
+        asked.append(f"debiasing {what} by {names(methods)}")
     return (
         f"Does {', or '.join(asked) or 'doing nothing to ' + models}{',' if len(asked) > 1 else ''} "
         f"reduce social bias as measured by {names(table['bias'])}, and what does it cost in accuracy on "

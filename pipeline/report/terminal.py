@@ -7,6 +7,7 @@ from rich.text import Text
 
 from pipeline.report import numerals
 from pipeline.report.table import (
+    CONTROL,
     LEGEND,
     arrange,
     epoch,
@@ -25,11 +26,8 @@ from pipeline.report.table import (
     varying,
 )
 
-SPARE = (
-    "effective\nweight",
-    "perplexity\nratio",
-    "epoch",
-)  # columns that go where a table is too wide, the first one first
+# Columns that go where a table is too wide, the first one first.
+SPARE = ("effective\nweight", "perplexity\nratio", "epoch")
 
 
 def rich_table(table: DataFrame, axes: tuple[str, ...] = (), width: int = 120) -> Table:
@@ -105,7 +103,9 @@ def _line(row: Series, names: tuple[str, ...], between: str, tuned: bool) -> dic
         "weight": numerals.weight(row["weight"]),
         **{
             # "pcgu control" in two lines where there are two
-            name: "" if is_base(row) and not of_exam(name) else text(row[name]).replace(" ", between)
+            name: ""
+            if is_base(row) and not of_exam(name)
+            else text(row[name]).replace(CONTROL, between + CONTROL.strip())
             for name in names
         },
         **({"epoch": epoch(row)} if tuned else {}),
