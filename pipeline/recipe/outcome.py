@@ -73,8 +73,8 @@ def _place_of_cell(cell: Cell) -> dict:
         "family": unit.get("family"),
         "base_key": cell.base.key,
     }
-    if unit["name"] == "keep":
-        return row | {"effective_weight": 0.0, "off_axis": 0.0}
+    if unit["name"] == "keep":  # what a debiasing moved lies on no line to a donor
+        return row | ({"effective_weight": 0.0, "off_axis": 0.0} if cell.final.key == cell.base.key else {})
     if cell.merged.told is None:
         return row
     summary = cell.merged.summary

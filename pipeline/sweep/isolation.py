@@ -58,10 +58,8 @@ def work(config: dict, outcome: str) -> None:
             for artifact in (described.merged, described.final):
                 if artifact.key in store.built and artifact.key != described.base.key:
                     drop(artifact.folder)
-    except (
-        PipelineError,
-        FloatingPointError,
-    ) as error:  # the latter: a training that left the finite numbers, and says so
+    # FloatingPointError: a training that left the finite numbers, and says which setting to lower
+    except (PipelineError, FloatingPointError) as error:
         told = {"status": "failed", "error": str(error)}
     except Exception as error:  # noqa: BLE001 - our own mistake: kept with its traceback, the other cells go on
         traceback.print_exc()
