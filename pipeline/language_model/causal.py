@@ -15,25 +15,29 @@ import torch
 from transformers import DynamicCache
 
 from pipeline.errors import ConfigError
-from pipeline.language_model import generation, lines, trie
+from pipeline.language_model import generation, lines, packs, trie
 from pipeline.language_model.encoding import Encoder
 from pipeline.language_model.log_odds import log_odds
+from pipeline.language_model.packs import Pack
 from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
-from pipeline.language_model.trie import Encoded, Pack, Row
+from pipeline.language_model.trie import Encoded, Row
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 
 log = logging.getLogger(__name__)
 
 # A number may not change unless this does: partial answers of another version are not taken up.
-VERSION = 4
+VERSION = 5
 # How far a packed log-likelihood may be from the plain one before packing is given up, in nats per token asked for.
 TOLERANCE = 1e-4
+# By what rows are chosen for the trial. A window that no setting names shows where the strangers between a token and its
+# ancestors are many.
+MEASURES = ("depth", "size", "spread")
 # In half precision the rounding of the logits is allowed instead: above 16 it is 0.125 in bfloat16. A 135M model's answers
 # differ by up to half of it. A fault can hide in that, so that more requests of a row are looked at.
 TRIED = 8
-# Tokens in a batch of rows on a CPU: more do not make its matrix products faster, only the padding longer.
-CPU_BATCH = 256
+# Tokens in a batch of rows on a CPU: more do not make its matrix products faster.
+CPU_BATCH = 512
 # What the start of a forward pass costs, in tokens: matrix products with few rows are slow, on a GPU those with many too.
 CPU_START, GPU_START = 32, 1024
 # Logits alive at a time: 64 MB in float32.
@@ -43,8 +47,8 @@ LOGITS = 2**24
 class CausalScorer(Scorer):
     """Scores (context, continuation) requests with one model.
 
-    Requests are packed into token tries (see trie.py) and read with a mask in which a token sees only its ancestors,
-    at the position of its depth. Long beginnings that many share are read once, and their keys and values kept. That
+    Requests are packed into token tries (see trie.py, packs.py) and read with a mask in which a token sees only its
+    ancestors, at the position of its depth. Long beginnings that many share are read once, and their keys and values kept. That
     is exact for softmax attention with positions given from outside. Whether it is exact for *this* model is tried on
     the longest requests before the others are packed; if not, or if a request is longer than a sliding window, plain
     padded batches sorted by length are used.
@@ -177,24 +181,26 @@ class CausalScorer(Scorer):
             self._past = ((), DynamicCache())
 
     def _scored(self, encoded: list[Encoded], label: str, scratch: Path | None) -> list[Answer]:
-        packs = self._plan(encoded)
-        shapes = [(sum(map(len, pack.stem)), pack.tokens_BN.shape, pack.masked) for pack in packs]
+        planned = self._plan(encoded)
+        shapes = [(sum(map(len, pack.stem)), pack.tokens_BN.shape, pack.masked) for pack in planned]
         settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS, shapes)
         kept = Scratch(scratch, self.fingerprint(settings, encoded) if scratch else "")
         answers: list[Answer | None] = [None] * len(encoded)
         with self.within_memory():
-            for request, *answer in kept.rows(packs, lambda pack: pack.size, self._answer, label, "tok"):
+            for request, *answer in kept.rows(planned, lambda pack: pack.size, self._answer, label, "tok"):
                 answers[request] = Answer(*answer)
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
-        """The packs of the requests, after a trial of the deepest and the largest row of each kind.
+        """The packs of the requests, after a trial of the deepest, the largest and the most spread row of each kind.
 
         They depend on the set of the requests alone, not on what was asked before.
         """
         horizon, costs = self.horizon, self.costs
+        limit = min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
         while True:
             rows = trie.rows(encoded, self.tokens_per_pack, horizon, costs)
+            rows = packs.joined(rows, limit, self.even, horizon, costs)
             refused = self._refused(rows, encoded)
             if refused == "stem":
                 costs = costs._replace(start=math.inf)
@@ -202,8 +208,7 @@ class CausalScorer(Scorer):
                 horizon = 0
             else:
                 break
-        limit = min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
-        return trie.packs(rows, limit, self.even)
+        return packs.packs(rows, limit, self.even)
 
     def _refused(self, rows: list[Row], encoded: list[Encoded]) -> str:
         """What the model does not allow of the rows: "stem", "mask", or nothing. Raises ConfigError if not even chains."""
@@ -214,11 +219,10 @@ class CausalScorer(Scorer):
             ("mask", True): [row for row in rows if row.branched and not row.stem],
             ("nothing", False): rows,
         }
-        masked = (0, 0)  # depth and size of what a branched row below a stem has shown of masks
-        # A window that no setting names shows where the strangers between a token and its ancestors are many.
-        for ((kind, branched), group), measure in itertools.product(groups.items(), ("depth", "size")):
+        shown = {measure: 0 for measure in MEASURES}  # by branched rows below a stem, of masks
+        for ((kind, branched), group), measure in itertools.product(groups.items(), MEASURES):
             row = max(group, key=attrgetter(measure), default=None)
-            if row is None or (kind == "mask" and row.depth <= masked[0] and row.size <= masked[1]):
+            if row is None or (kind == "mask" and all(getattr(row, each) <= shown[each] for each in MEASURES)):
                 continue
             fault = self._tried(row, encoded)
             if fault and kind == "nothing":
@@ -238,7 +242,8 @@ class CausalScorer(Scorer):
                 self._told.add(kind)
                 return kind
             if kind == "stem" and branched:
-                masked = tuple(map(max, masked, (row.depth, len(row.tokens))))
+                sizes = (row.depth, len(row.tokens), row.spread)
+                shown = {each: max(shown[each], size) for each, size in zip(MEASURES, sizes, strict=True)}
             groups["nothing", False] = []  # whatever passed has shown that the head alone gives the logits
         return ""
 
@@ -254,14 +259,14 @@ class CausalScorer(Scorer):
         """What is wrong with the answers of a row, against plain forward passes; empty if nothing is."""
         try:
             with self.within_memory():
-                packed = {request: value for request, value, _, _ in self._answer(trie.pack([row]))}
+                packed = {request: value for request, value, _, _ in self._answer(packs.pack([row]))}
         except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001 - an architecture may refuse mask and positions in any way it likes
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        # The longest, and the one that has most strangers before it; in half precision some more.
+        # The longest, the one with most strangers in it, the one with most before it; in half precision some more.
         exact = self.model.dtype.itemsize >= 4
-        tried = [max(packed, key=lambda request: len(encoded[request].inputs)), row.asked[-1][0]]
+        tried = [max(packed, key=lambda request: len(encoded[request].inputs)), row.widest, row.asked[-1][0]]
         tried += [] if exact else list(packed)[:: max(1, len(packed) // TRIED)]
         for request in dict.fromkeys(tried):
             with self.within_memory():
@@ -365,7 +370,10 @@ class CausalScorer(Scorer):
                     layer.values = layer.values[..., :length, :].clone(memory_format=torch.contiguous_format)
         self._past = ((), DynamicCache())  # an error on the way leaves nothing half read
         for segment in stem[shared:]:
-            self._body(trie.segment(segment, length), cache)
+            if length:
+                self._body(packs.segment(segment, length), cache)
+            else:  # a plain sequence: attention needs no mask, which is quicker
+                self.body(torch.tensor([segment], device=self.device), past_key_values=cache, use_cache=True)
             length += len(segment)
         self._past = (stem, cache)
         return cache

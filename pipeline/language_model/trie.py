@@ -5,9 +5,8 @@ order the descendants of token j are j+1 .. end_j - 1, so `ends` is the whole at
 j <= i < end_j. A row without a branch is a plain sequence (a *chain*) and needs no mask.
 A row may hang on a *stem*: a long beginning that it shares with other rows, read once and kept as keys and values. A
 stem is a sequence of *segments*, each read in one pass after those before it, so that stems share segments in turn.
-A *pack* is what one forward pass computes: a batch of rows of like length without a stem, padded to the longest, or one
-row with its stem.
-Rows and packs depend on the set of the requests and the limits, never on their order.
+A row may also hold several tries, one after the other: none sees another (see packs.py, which makes batches of rows).
+Rows depend on the set of the requests and the limits, never on their order.
 """
 
 import itertools
@@ -56,7 +55,7 @@ class Costs(NamedTuple):
 
 @dataclass(slots=True)
 class Row:
-    """One trie, depth first, below its stem; `asked` holds (request, node, target) for every log-probability wanted."""
+    """Tries, depth first, below their stem; `asked` holds (request, node, target) for every log-probability wanted."""
 
     stem: Stem = ()
     tokens: list[int] = field(default_factory=list)
@@ -66,6 +65,8 @@ class Row:
     path: list[int] = field(default_factory=list)
     branched: bool = False
     depth: int = 0  # of the longest request
+    spread: int = 0  # most tokens that stand between a request's own, and the request that has them
+    widest: int = -1
 
     @property
     def size(self) -> int:
@@ -92,8 +93,25 @@ class Row:
             self.depths.append(depth)
             self.ends.append(-1)
         self.depth = max(self.depth, len(inputs))
+        steps = len(inputs) - before - 1
+        self._widen(self.path[steps] - self.path[0] - steps, request)
         first = len(inputs) - len(targets) - before
         self.asked.extend((request, self.path[first + step], target) for step, target in enumerate(targets))
+
+    def append(self, other: "Row") -> None:
+        """The tries of another closed row after those of this one, neither with a stem."""
+        before = len(self.tokens)
+        self.branched = bool(before) or other.branched
+        self.tokens += other.tokens
+        self.depths += other.depths
+        self.ends += [before + end for end in other.ends]
+        self.asked += [(request, before + node, target) for request, node, target in other.asked]
+        self.depth = max(self.depth, other.depth)
+        self._widen(other.spread, other.widest)
+
+    def _widen(self, spread: int, request: int) -> None:
+        if self.widest < 0 or spread > self.spread:
+            self.spread, self.widest = spread, request
 
     def close(self) -> None:
         """End the branch that is still open."""
@@ -101,30 +119,8 @@ class Row:
             self.ends[node] = len(self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """A batch of rows as arrays. Shapes: B rows, N positions, A log-probabilities asked for.
-
-    stem     what is read before; B is 1 where there is any
-    tokens_BN, depths_BN, ends_BN   the tries; padding reads token 0 and sees itself alone
-    requests_A, positions_A, targets_A   which request, where in the flattened B*N, which token
-    masked   some row branches: ends_BN must become a mask
-    size     tokens without padding
-    """
-
-    stem: Stem
-    tokens_BN: np.ndarray
-    depths_BN: np.ndarray
-    ends_BN: np.ndarray
-    requests_A: np.ndarray
-    positions_A: np.ndarray
-    targets_A: np.ndarray
-    masked: bool
-    size: int
-
-
 def rows(encoded: list[Encoded], limit: int, horizon: float, costs: Costs) -> list[Row]:
-    """The tries of a list of requests: those without a stem from the largest to the smallest, then those with one.
+    """The tries of a list of requests, one in each row.
 
     limit    tokens a row may have with its stem; raises ConfigError if a request alone has more
     horizon  longest request, in tokens, that may share a branching row: the reach of a sliding window, 0 where the
@@ -140,8 +136,7 @@ def rows(encoded: list[Encoded], limit: int, horizon: float, costs: Costs) -> li
             )
         (near if length <= horizon else far).append(request)
     made = (Forest(encoded, near, limit, costs).rows() if near else []) + _chains(encoded, far)
-    free = sorted((row for row in made if not row.stem), key=lambda row: (-len(row.tokens), row.tokens))
-    return free + [row for row in made if row.stem]
+    return made
 
 
 class Forest:
@@ -251,58 +246,3 @@ def _chains(encoded: list[Encoded], order: list[int]) -> list[Row]:
 def common(one: Sequence[int], two: Sequence[int]) -> int:
     """Number of leading tokens that two sequences share."""
     return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-
-
-def packs(rows: list[Row], limit: int, even: float = math.inf) -> list[Pack]:
-    """Rows batched with their like, chains apart from tries, each row with a stem by itself.
-
-    limit  positions in a pack, padding included; a row that is longer is a pack of its own
-    even   and so is a row that is deeper than this
-    """
-    batches: list[list[Row]] = []
-    for branched in (True, False):
-        batch: list[Row] = []
-        for row in (row for row in rows if row.branched == branched and not row.stem):
-            if batch and ((len(batch) + 1) * len(batch[0].tokens) > limit or max(row.depth, batch[-1].depth) > even):
-                batches.append(batch)
-                batch = []
-            batch.append(row)
-        batches.extend([batch] * bool(batch))
-    return [pack(batch) for batch in (*batches, *([row] for row in rows if row.stem))]
-
-
-def segment(tokens: tuple[int, ...], before: int) -> Pack:
-    """One segment of a stem, `before` tokens deep: a chain of which nothing is asked."""
-    size, none = len(tokens), np.zeros(0, np.int64)
-    depths = np.arange(before, before + size)[None]
-    return Pack((), np.array([tokens], np.int64), depths, np.full((1, size), size), none, none, none, True, size)
-
-
-def pack(batch: list[Row]) -> Pack:
-    """Rows as one padded batch."""
-    width = max(len(row.tokens) for row in batch)
-    shape = (len(batch), width)
-    tokens, depths = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    ends = np.tile(np.arange(1, width + 1), (len(batch), 1))
-    for number, row in enumerate(batch):
-        size = len(row.tokens)
-        tokens[number, :size], depths[number, :size], ends[number, :size] = row.tokens, row.depths, row.ends
-    asked = np.array(
-        [
-            (request, number * width + node, target)
-            for number, row in enumerate(batch)
-            for request, node, target in row.asked
-        ],
-        np.int64,
-    )
-    return Pack(
-        batch[0].stem,
-        tokens,
-        depths,
-        ends,
-        asked[:, 0],
-        asked[:, 1],
-        asked[:, 2],
-        any(row.branched for row in batch),
-        sum(len(row.tokens) for row in batch),
-    )

@@ -141,13 +141,15 @@ def test_a_stem_is_read_once(monkeypatch, solved):
     scorer.costs, encoded = CHEAP, scorer.encoder.pairs(solved)
     monkeypatch.setattr(scorer, "_fault", lambda *_: "")
     packs = scorer._plan(encoded)
-    read, body = [], scorer._body
-    monkeypatch.setattr(scorer, "_body", lambda pack, past: read.append(pack) or body(pack, past))
+    read, body = [], scorer.body.forward
+    monkeypatch.setattr(
+        scorer.body, "forward", lambda input_ids, **given: read.append(input_ids.shape[1]) or body(input_ids, **given)
+    )
     for pack in packs:
         scorer._answer(pack)
     stems = {pack.stem[:end] for pack in packs for end in range(1, len(pack.stem) + 1)}
     assert len(stems) > 2
-    assert sum(pack.masked and not len(pack.requests_A) for pack in read) == len(stems)
+    assert sorted(read) == sorted([*(pack.tokens_BN.shape[1] for pack in packs), *(len(stem[-1]) for stem in stems)])
     distinct = {one.inputs[:end] for one in encoded for end in range(1, len(one.inputs) + 1)}
     plain = sum(pack.size for pack in packs)
     assert plain + sum(len(stem[-1]) for stem in stems) < 1.3 * len(distinct)

@@ -1,5 +1,6 @@
 """Rows hold every request whole, whatever the requests, the limits and the costs."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.language_model import trie
+from pipeline.language_model import packs, trie
 from pipeline.language_model.trie import Costs, Encoded
 
 words = st.lists(st.integers(0, 2), max_size=9).map(tuple)
@@ -92,3 +93,62 @@ def test_each_the_beginning_of_the_next():
 def test_what_does_not_fit_names_the_setting():
     with pytest.raises(ConfigError, match="set machine.tokens_per_pack to 9 or more"):
         trie.rows([Encoded(tuple(range(9)), (1,))], 8, math.inf, Costs(32, 0.1))
+
+
+@settings(max_examples=400)
+@given(
+    asked=requests(),
+    costs=costs,
+    limit=st.integers(1, 60),
+    even=st.sampled_from([8, math.inf]),
+    reach=st.sampled_from([0, 12, math.inf]),
+)
+def test_joined_rows_hold_the_same_tries_and_fit(asked, costs, limit, even, reach):
+    horizon = min(reach, even)
+    rows = trie.rows(asked, 60, horizon, costs)
+    joined = packs.joined(rows, limit, even, horizon, costs)
+
+    def tries(rows):
+        """Of each row: a trie's stem, tokens, depths, and where it branches, all counted from its own beginning."""
+        found = []
+        for row in rows:
+            starts = [at for at, depth in enumerate(row.depths) if depth == row.before]
+            for start, end in itertools.pairwise([*starts, len(row.tokens)]):
+                ends = [node - start for node in row.ends[start:end]]
+                places = [(request, node - start, target) for request, node, target in row.asked if start <= node < end]
+                found.append((row.stem, row.tokens[start:end], row.depths[start:end], ends, places))
+        return sorted(found)
+
+    assert tries(joined) == tries(rows)
+    alone = {tuple(row.tokens) for row in rows}
+    assert all(len(row.tokens) <= limit or tuple(row.tokens) in alone for row in joined)
+    assert all(row.depth == max(row.depths) + 1 for row in joined)
+    for row in joined:
+        spreads = {}
+        for request, node, _ in row.asked:
+            ancestors = [at for at in range(node + 1) if row.ends[at] > node]
+            spreads[request] = node + 1 - ancestors[0] - len(ancestors)
+        assert row.spread == max(spreads.values()) == spreads[row.widest]
+    made = packs.packs(joined, limit, even)
+    assert sum(pack.size for pack in made) == sum(len(row.tokens) for row in rows)
+    assert all(pack.tokens_BN.size <= limit or len(pack.tokens_BN) == 1 for pack in made)
+    for pack in made:
+        assert pack.masked or (pack.ends_BN == pack.ends_BN.shape[1]).all() or len(pack.tokens_BN) > 1
+
+
+def test_small_rows_fill_a_batch():
+    """Eight tries of 30 tokens in batches of 128: joined by two, with nothing to spare, in place of four and four."""
+    asked = [Encoded(tuple(range(100 * at, 100 * at + 30)), (1,)) for at in range(8)]
+    costs = Costs(16, 1 / 100)
+    rows = trie.rows(asked, 128, math.inf, costs)
+    shapes = [pack.tokens_BN.shape for pack in packs.packs(packs.joined(rows, 128, math.inf, math.inf, costs), 128)]
+    assert [pack.tokens_BN.shape for pack in packs.packs(rows, 128)] == [(4, 30), (4, 30)] == shapes
+    # of unequal length, what would be padding holds another
+    asked = [Encoded(tuple(range(100 * at, 100 * at + 20 + 10 * (at % 3))), (1,)) for at in range(8)]
+    rows = trie.rows(asked, 128, math.inf, costs)
+    plain, better = (
+        sum(pack.tokens_BN.size for pack in packs.packs(some, 128))
+        for some in (rows, packs.joined(rows, 128, math.inf, math.inf, costs))
+    )
+    distinct = sum(len(each.inputs) for each in asked)
+    assert distinct <= better < plain
