@@ -14,17 +14,19 @@ def log_odds(logits_PV: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) 
     count, vocabulary = logits_PV.shape
     size = max(1, BLOCK // vocabulary) if logits_PV.device.type == "cpu" else count
     best = torch.empty(count, dtype=logits_PV.dtype, device=logits_PV.device)
-    sums, buffer = torch.empty_like(best), logits_PV.new_empty(min(size, count), vocabulary)
-    for part_BV, top, total in zip(logits_PV.split(size), best.split(size), sums.split(size), strict=True):
-        torch.amax(part_BV, -1, out=top)
-        torch.sub(part_BV, top[:, None], out=buffer[: len(part_BV)]).exp_()
-        torch.sum(buffer[: len(part_BV)], -1, out=total)
-    wanted = logits_PV[rows, tokens]
-    likeliest = wanted == best[rows]
-    # Equal to the best of its row; another can be as well only where the odds, the best being 1, add up to 2.
-    doubtful = (likeliest & (sums[rows] > 2 - 1e-3)).nonzero()[:, 0]
-    if len(doubtful):
-        asked, place = rows[doubtful].unique(return_inverse=True)
-        first = torch.cat([logits_PV[some].argmax(-1) for some in asked.split(size)])
-        likeliest[doubtful] = first[place] == tokens[doubtful]
-    return wanted - best[rows] - sums[rows].log(), likeliest
+    logs, buffer = best.new_empty(len(rows)), best.new_empty(min(size, count), vocabulary)
+    order = rows.argsort(stable=True)
+    edges = torch.arange(0, count + size, size, device=rows.device)
+    counts = torch.searchsorted(rows[order], edges).diff().tolist()
+    for number, (part_BV, asked) in enumerate(zip(logits_PV.split(size), order.split(counts), strict=True)):
+        torch.amax(part_BV, -1, out=best[number * size : number * size + len(part_BV)])
+        torch.log_softmax(part_BV, -1, out=buffer[: len(part_BV)])
+        logs[asked] = buffer[rows[asked] - number * size, tokens[asked]]
+    likeliest = logits_PV[rows, tokens] == best[rows]
+    # Equal to the best of its row; another can be as well only where neither is likelier than not.
+    doubtful = (likeliest & (logs < -0.69) & (tokens > 0)).nonzero()[:, 0]
+    pairs = zip(rows[doubtful].tolist(), tokens[doubtful].tolist(), strict=True)
+    before = [logits_PV[row, :token].amax() for row, token in pairs]
+    if before:
+        likeliest[doubtful] = torch.stack(before) < best[rows[doubtful]]
+    return logs, likeliest
