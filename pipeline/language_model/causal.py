@@ -219,7 +219,7 @@ class CausalScorer(Scorer):
             ("mask", True): [row for row in rows if row.branched and not row.stem],
             ("nothing", False): rows,
         }
-        shown = {measure: 0 for measure in MEASURES}  # by branched rows below a stem, of masks
+        shown = dict.fromkeys(MEASURES, 0)  # by branched rows below a stem, of masks
         for ((kind, branched), group), measure in itertools.product(groups.items(), MEASURES):
             row = max(group, key=attrgetter(measure), default=None)
             if row is None or (kind == "mask" and all(getattr(row, each) <= shown[each] for each in MEASURES)):
