@@ -271,6 +271,30 @@ def test_what_happens_in_one_cell_stays_there(first, settings, tmp_path, monkeyp
     assert not frame.on_front.iloc[3:].any()
 
 
+def test_two_sweeps_of_one_second_do_not_share_a_folder(tmp_path, monkeypatch, capsys):
+    cells, _ = sweep.expand(["tracking=none", f"store={tmp_path / 'store'}"], False)
+    monkeypatch.setattr(parent, "_opened", None)
+    sweep.announce(cells)
+    parent.open_sweep(tmp_path / "sweep")
+    written = (tmp_path / "sweep" / "sweep.json").read_bytes()
+    with pytest.raises(SystemExit) as refused:
+        parent.open_sweep(tmp_path / "sweep")
+    assert refused.value.code == 2 and "another sweep" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "sweep" / "sweep.json").read_bytes() == written
+
+
+def test_a_sweep_that_cannot_be_tracked_leaves_its_folder_free(tmp_path, monkeypatch):
+    cells, _ = sweep.expand(
+        [f"tracking.uri=sqlite:///{tmp_path / 'none' / 'x.db'}", f"store={tmp_path / 'store'}"], False
+    )
+    monkeypatch.setattr(parent, "_opened", None)
+    monkeypatch.setattr("pipeline.tracking.prepare", lambda *_: 1 / 0)
+    sweep.announce(cells)
+    with pytest.raises(SystemExit):
+        parent.open_sweep(tmp_path / "sweep")
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+
+
 def test_a_cell_is_called_by_the_settings_that_are_swept(tmp_path):
     cells, _ = sweep.expand(
         ["merge=keep", "debias=pcgu", "debias.units=1,2", "debias.control=false,true", f"store={tmp_path}", "seed=3"],

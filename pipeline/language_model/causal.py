@@ -81,6 +81,7 @@ class CausalScorer(Scorer):
         self._faults: dict[bytes, str] = {}
         self._told: set[str] = set()
         self._past: tuple[trie.Stem, DynamicCache] = ((), DynamicCache())
+        self._held = torch.empty(0)
 
     def refuse(self, requests: Sequence[Request]) -> None:
         """Raises ConfigError for settings of a generation that mean nothing."""
@@ -178,7 +179,7 @@ class CausalScorer(Scorer):
         try:
             return self._scored(encoded, label, scratch)
         finally:
-            self._past = ((), DynamicCache())
+            self._past, self._held = ((), DynamicCache()), torch.empty(0)
 
     def _scored(self, encoded: list[Encoded], label: str, scratch: Path | None) -> list[Answer]:
         planned = self._plan(encoded)
@@ -301,7 +302,7 @@ class CausalScorer(Scorer):
         rows, targets = torch.from_numpy(rows).to(self.device), torch.from_numpy(pack.targets_A).to(self.device)
         logs, greedy = [], []
         chunk = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
-        with head_of(self.model, self.body, outputs, use_cache=False) as head:
+        with head_of(self.model, self.body, outputs, self._room(min(chunk, len(positions))), use_cache=False) as head:
             for start in range(0, len(positions), chunk):
                 logits = head(hidden_PH[start : start + chunk]).float()
                 # `rows` is not sorted, for several requests may ask of one position.
@@ -323,6 +324,19 @@ class CausalScorer(Scorer):
                 strict=True,
             )
         )
+
+    def _room(self, rows: int) -> torch.Tensor | None:
+        """Memory for the logits of so many rows, held until all requests are answered.
+
+        None where the head is more than a matrix, and on a GPU, which keeps its memory itself.
+        """
+        matrix = self.model.get_output_embeddings()
+        if self.device.type != "cpu" or type(matrix) is not torch.nn.Linear:
+            return None
+        size = rows * len(matrix.weight)
+        if self._held.numel() < size:
+            self._held = torch.empty(size, dtype=matrix.weight.dtype)
+        return self._held
 
     def _read(self, pack: Pack):
         """The body's outputs for a pack. Padding comes last, where no token can see it."""

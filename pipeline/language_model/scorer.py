@@ -115,23 +115,46 @@ class Scorer:
 
 
 @contextmanager
-def head_of(model, body, outputs, **given):
+def head_of(model, body, outputs, room: torch.Tensor | None = None, **given):
     """The model's own head, for some hidden states: what it does after the body, soft caps and scales included.
 
     The whole model is called with a body that answers at once; calling the output matrix alone would leave out
     what some architectures do to the logits, and whole logits would not fit into memory.
+
+    room  memory in which the model's output matrix, a plain one, leaves its products, each time anew: to take and give
+          back tens of megabytes would cost as much as a tenth of them
     """
-    known, usual = copy.copy(outputs), vars(body).get("forward")
+    known, matrix = copy.copy(outputs), model.get_output_embeddings()
     nothing = torch.zeros((1, 1), dtype=torch.long, device=model.device)
 
     def head(hidden_PH: torch.Tensor) -> torch.Tensor:
         known.last_hidden_state = hidden_PH[None]
         return model(input_ids=nothing, **given).logits[0]
 
-    body.forward = lambda *_, **__: known
+    def product(hidden: torch.Tensor) -> torch.Tensor:
+        rows, weight_VH = hidden.flatten(0, -2), matrix.weight
+        products_PV = room[: len(rows) * len(weight_VH)].view(len(rows), -1)
+        torch.mm(rows, weight_VH.t(), out=products_PV)
+        if matrix.bias is not None:
+            products_PV += matrix.bias
+        return products_PV.view(*hidden.shape[:-1], -1)
+
+    with _forward(body, lambda *_, **__: known):
+        if room is None:
+            yield head
+        else:
+            with _forward(matrix, product):
+                yield head
+
+
+@contextmanager
+def _forward(module: torch.nn.Module, forward):
+    """A module with another forward, for a while."""
+    usual = vars(module).get("forward")
+    module.forward = forward
     try:
-        yield head
+        yield
     finally:
-        del body.forward
+        del module.forward
         if usual is not None:  # accelerate puts its own there
-            body.forward = usual
+            module.forward = usual

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
@@ -47,10 +48,6 @@ def open_sweep(folder: Path) -> None:
         first = _asked[0]
         Store(Path(first["store"]))
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "sweep.json").exists():
-            raise StoreError(
-                f"the folder of a sweep should be new, found another sweep in {folder}; start again in a second"
-            )
         record = {
             "id": "/".join(folder.absolute().parts[-2:]),
             "command": command(),
@@ -60,10 +57,11 @@ def open_sweep(folder: Path) -> None:
             "experiment": first["tracking"]["experiment"],
             "cells": [{"overrides": cell["overrides"], "choices": choices(cell), "config": cell} for cell in _asked],
         }
+        _claim(folder, record)
         if first["tracking"]["uri"]:
             from pipeline import tracking
 
-            with console.status("opening the MLflow store (the first time takes about 20 seconds)"):
+            with console.status("opening the MLflow store (the first time takes about 20 seconds)"), _given_up(folder):
                 record["tracking"] = tracking.prepare(
                     first["tracking"]["uri"], record["experiment"], Path("runs").absolute()
                 )
@@ -76,6 +74,32 @@ def open_sweep(folder: Path) -> None:
     except Exception as error:
         traceback.print_exc()
         raise SystemExit(1) from error
+
+
+def _claim(folder: Path, record: dict) -> None:
+    """Write sweep.json for the first time: of two sweeps that start in one second, one is refused."""
+    try:
+        with (folder / "sweep.json").open("x") as file:
+            json.dump(record, file)
+    except FileExistsError as error:
+        raise StoreError(
+            f"the folder of a sweep should be new, found another sweep in {folder}; start again in a second"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"the folder of a sweep should be one that can be written, found {folder} ({error.strerror}); "
+            "change hydra.sweep.dir"
+        ) from error
+
+
+@contextmanager
+def _given_up(folder: Path):
+    """A sweep that cannot begin leaves its folder to the next."""
+    try:
+        yield
+    except BaseException:
+        (folder / "sweep.json").unlink()
+        raise
 
 
 def close() -> int:
