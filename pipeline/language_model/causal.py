@@ -27,12 +27,12 @@ from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 log = logging.getLogger(__name__)
 
 # A number may not change unless this does: partial answers of another version are not taken up.
-VERSION = 5
+VERSION = 6
 # How far a packed log-likelihood may be from the plain one before packing is given up, in nats per token asked for.
 TOLERANCE = 1e-4
-# By what rows are chosen for the trial. A window that no setting names shows where the strangers between a token and its
-# ancestors are many.
-MEASURES = ("depth", "size", "spread")
+# By what rows are chosen for the trial. A window shows where a token is far from its ancestors because of strangers
+# between them, one that no setting names where these are many.
+MEASURES = ("depth", "size", "spread", "span")
 # In half precision the rounding of the logits is allowed instead: above 16 it is 0.125 in bfloat16. A 135M model's answers
 # differ by up to half of it. A fault can hide in that, so that more requests of a row are looked at.
 TRIED = 8
@@ -243,7 +243,7 @@ class CausalScorer(Scorer):
                 self._told.add(kind)
                 return kind
             if kind == "stem" and branched:
-                sizes = (row.depth, len(row.tokens), row.spread)
+                sizes = (row.depth, len(row.tokens), row.spread, row.span)
                 shown = {each: max(shown[each], size) for each, size in zip(MEASURES, sizes, strict=True)}
             groups["nothing", False] = []  # whatever passed has shown that the head alone gives the logits
         return ""
@@ -265,9 +265,14 @@ class CausalScorer(Scorer):
             raise
         except Exception as error:  # noqa: BLE001 - an architecture may refuse mask and positions in any way it likes
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        # The longest, the one with most strangers in it, the one with most before it; in half precision some more.
+        # The longest, those with most strangers in them and the farthest apart by them, the last; in half precision some more.
         exact = self.model.dtype.itemsize >= 4
-        tried = [max(packed, key=lambda request: len(encoded[request].inputs)), row.widest, row.asked[-1][0]]
+        tried = [
+            max(packed, key=lambda request: len(encoded[request].inputs)),
+            row.widest,
+            row.farthest,
+            row.asked[-1][0],
+        ]
         tried += [] if exact else list(packed)[:: max(1, len(packed) // TRIED)]
         for request in dict.fromkeys(tried):
             with self.within_memory():
@@ -331,7 +336,7 @@ class CausalScorer(Scorer):
         None where the head is more than a matrix, and on a GPU, which keeps its memory itself.
         """
         matrix = self.model.get_output_embeddings()
-        if self.device.type != "cpu" or type(matrix) is not torch.nn.Linear:
+        if self.device.type != "cpu" or type(matrix) is not torch.nn.Linear or "forward" in vars(matrix):
             return None
         size = rows * len(matrix.weight)
         if self._held.numel() < size:

@@ -134,9 +134,10 @@ def head_of(model, body, outputs, room: torch.Tensor | None = None, **given):
     def product(hidden: torch.Tensor) -> torch.Tensor:
         rows, weight_VH = hidden.flatten(0, -2), matrix.weight
         products_PV = room[: len(rows) * len(weight_VH)].view(len(rows), -1)
-        torch.mm(rows, weight_VH.t(), out=products_PV)
-        if matrix.bias is not None:
-            products_PV += matrix.bias
+        if matrix.bias is None:
+            torch.mm(rows, weight_VH.t(), out=products_PV)
+        else:
+            torch.addmm(matrix.bias, rows, weight_VH.t(), out=products_PV)
         return products_PV.view(*hidden.shape[:-1], -1)
 
     with _forward(body, lambda *_, **__: known):

@@ -67,6 +67,8 @@ class Row:
     depth: int = 0  # of the longest request
     spread: int = 0  # most tokens that stand between a request's own, and the request that has them
     widest: int = -1
+    span: int = 0  # most tokens from the first of a request's own to its last, where strangers stand between: and which
+    farthest: int = -1
 
     @property
     def size(self) -> int:
@@ -94,7 +96,9 @@ class Row:
             self.ends.append(-1)
         self.depth = max(self.depth, len(inputs))
         steps = len(inputs) - before - 1
-        self._widen(self.path[steps] - self.path[0] - steps, request)
+        start = 0 if self.stem else self.path[0]  # the tokens of a stem are a request's own, too
+        spread = self.path[steps] - start - steps
+        self._widen(spread, request, spread + steps if spread else 0, request)
         first = len(inputs) - len(targets) - before
         self.asked.extend((request, self.path[first + step], target) for step, target in enumerate(targets))
 
@@ -107,11 +111,13 @@ class Row:
         self.ends += [before + end for end in other.ends]
         self.asked += [(request, before + node, target) for request, node, target in other.asked]
         self.depth = max(self.depth, other.depth)
-        self._widen(other.spread, other.widest)
+        self._widen(other.spread, other.widest, other.span, other.farthest)
 
-    def _widen(self, spread: int, request: int) -> None:
+    def _widen(self, spread: int, widest: int, span: int, farthest: int) -> None:
         if self.widest < 0 or spread > self.spread:
-            self.spread, self.widest = spread, request
+            self.spread, self.widest = spread, widest
+        if self.farthest < 0 or span > self.span:
+            self.span, self.farthest = span, farthest
 
     def close(self) -> None:
         """End the branch that is still open."""

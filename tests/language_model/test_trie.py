@@ -124,11 +124,14 @@ def test_joined_rows_hold_the_same_tries_and_fit(asked, costs, limit, even, reac
     assert all(len(row.tokens) <= limit or tuple(row.tokens) in alone for row in joined)
     assert all(row.depth == max(row.depths) + 1 for row in joined)
     for row in joined:
-        spreads = {}
+        spreads, spans = {}, {}
         for request, node, _ in row.asked:
             ancestors = [at for at in range(node + 1) if row.ends[at] > node]
-            spreads[request] = node + 1 - ancestors[0] - len(ancestors)
+            start = 0 if row.stem else ancestors[0]
+            spreads[request] = node + 1 - start - len(ancestors)
+            spans[request] = node - start if spreads[request] else 0
         assert row.spread == max(spreads.values()) == spreads[row.widest]
+        assert row.span == max(spans.values()) == spans[row.farthest]
     made = packs.packs(joined, limit, even)
     assert sum(pack.size for pack in made) == sum(len(row.tokens) for row in rows)
     assert all(pack.tokens_BN.size <= limit or len(pack.tokens_BN) == 1 for pack in made)
