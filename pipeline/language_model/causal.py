@@ -193,7 +193,7 @@ class CausalScorer(Scorer):
         return answers
 
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
-        """The packs of the requests, after a trial of the deepest, the largest and the most spread row of each kind.
+        """The packs of the requests, after a trial of some rows of each kind.
 
         They depend on the set of the requests alone, not on what was asked before.
         """
@@ -214,17 +214,16 @@ class CausalScorer(Scorer):
     def _refused(self, rows: list[Row], encoded: list[Encoded]) -> str:
         """What the model does not allow of the rows: "stem", "mask", or nothing. Raises ConfigError if not even chains."""
         # By what they need: keys and values that were kept, with a mask or as a chain, a mask alone, nothing.
-        groups = {
-            ("stem", True): [row for row in rows if row.stem and row.branched],
-            ("stem", False): [row for row in rows if row.stem and not row.branched],
-            ("mask", True): [row for row in rows if row.branched and not row.stem],
-            ("nothing", False): rows,
-        }
-        shown = dict.fromkeys(MEASURES, 0)  # by branched rows below a stem, of masks
-        for ((kind, branched), group), measure in itertools.product(groups.items(), MEASURES):
-            row = max(group, key=attrgetter(measure), default=None)
-            if row is None or (kind == "mask" and all(getattr(row, each) <= shown[each] for each in MEASURES)):
+        groups = (
+            ("stem", [row for row in rows if row.stem and row.branched]),
+            ("stem", [row for row in rows if row.stem and not row.branched]),
+            ("mask", [row for row in rows if row.branched and not row.stem]),
+            ("nothing", [row for row in rows if not row.branched and not row.stem]),
+        )
+        for (kind, group), measure in itertools.product(groups, MEASURES):
+            if not group:
                 continue
+            row = max(group, key=attrgetter(measure))
             fault = self._tried(row, encoded)
             if fault and kind == "nothing":
                 raise ConfigError(
@@ -242,10 +241,6 @@ class CausalScorer(Scorer):
                     )
                 self._told.add(kind)
                 return kind
-            if kind == "stem" and branched:
-                sizes = (row.depth, len(row.tokens), row.spread, row.span)
-                shown = {each: max(shown[each], size) for each, size in zip(MEASURES, sizes, strict=True)}
-            groups["nothing", False] = []  # whatever passed has shown that the head alone gives the logits
         return ""
 
     def _tried(self, row: Row, encoded: list[Encoded]) -> str:

@@ -22,8 +22,11 @@ def log_odds(logits_PV: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) 
         torch.sum(buffer[: len(part_BV)], -1, out=total)
     wanted = logits_PV[rows, tokens]
     logs = wanted - best[rows] - sums[rows].log()
+    if logits_PV.device.type != "cpu":
+        return logs, logits_PV.argmax(-1)[rows] == tokens
     likeliest = wanted == best[rows]
-    # Equal to the best of its row; another can be as well only where neither is likelier than not.
+    # argmax is slow on a CPU. Equal to the best of its row is the token; another can be, too, only where neither is
+    # likelier than not.
     doubtful = (likeliest & (logs < -0.69) & (tokens > 0)).nonzero()[:, 0]
     pairs = zip(rows[doubtful].tolist(), tokens[doubtful].tolist(), strict=True)
     before = [logits_PV[row, :token].amax() for row, token in pairs]

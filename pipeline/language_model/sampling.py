@@ -57,19 +57,16 @@ def pick(probabilities_AV: torch.Tensor, numbers: list[float]) -> list[int]:
     Blocks of tokens are added up first, then those of the block in which the sum goes beyond: only within blocks is that
     done in the precision of these. Its float32 and torch's softmax on a CPU are right to a part in 10^5 of a token's share.
     """
-    rows, lacking = (
-        torch.arange(len(probabilities_AV), device=probabilities_AV.device),
-        -probabilities_AV.shape[1] % BLOCK,
-    )
-    blocks_ANB = (torch.nn.functional.pad(probabilities_AV, (0, lacking)) if lacking else probabilities_AV).unflatten(
-        1, (-1, BLOCK)
-    )
+    device, lacking = probabilities_AV.device, -probabilities_AV.shape[1] % BLOCK
+    if lacking:
+        probabilities_AV = torch.nn.functional.pad(probabilities_AV, (0, lacking))
+    blocks_ANB = probabilities_AV.unflatten(1, (-1, BLOCK))
     sums_AN = blocks_ANB.sum(-1).cumsum(-1, dtype=torch.float64)
     # a number below 1 times the total is below the total, in floats too: what is picked has some probability
-    wanted_A1 = torch.tensor(numbers, dtype=torch.float64, device=probabilities_AV.device)[:, None] * sums_AN[:, -1:]
+    wanted_A1 = torch.tensor(numbers, dtype=torch.float64, device=device)[:, None] * sums_AN[:, -1:]
     block = torch.searchsorted(sums_AN, wanted_A1, right=True)
     before_A1 = torch.nn.functional.pad(sums_AN, (1, 0)).gather(1, block)
-    inside_AB = blocks_ANB[rows, block[:, 0]].cumsum(-1, dtype=torch.float64)
+    inside_AB = blocks_ANB[torch.arange(len(block), device=device), block[:, 0]].cumsum(-1, dtype=torch.float64)
     place = torch.searchsorted(inside_AB, wanted_A1 - before_A1, right=True)
     # added up in another order, a block may come to a little less: then it is the last that has some probability
     last = torch.searchsorted(inside_AB, inside_AB[:, -1:].contiguous())

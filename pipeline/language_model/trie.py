@@ -141,8 +141,7 @@ def rows(encoded: list[Encoded], limit: int, horizon: float, costs: Costs) -> li
                 f"set machine.tokens_per_pack to {length} or more"
             )
         (near if length <= horizon else far).append(request)
-    made = (Forest(encoded, near, limit, costs).rows() if near else []) + _chains(encoded, far)
-    return made
+    return (Forest(encoded, near, limit, costs).rows() if near else []) + _chains(encoded, far)
 
 
 class Forest:

@@ -57,15 +57,15 @@ def open_sweep(folder: Path) -> None:
             "experiment": first["tracking"]["experiment"],
             "cells": [{"overrides": cell["overrides"], "choices": choices(cell), "config": cell} for cell in _asked],
         }
-        _claim(folder, record)
-        if first["tracking"]["uri"]:
-            from pipeline import tracking
+        with _claimed(folder):
+            if first["tracking"]["uri"]:
+                from pipeline import tracking
 
-            with console.status("opening the MLflow store (the first time takes about 20 seconds)"), _given_up(folder):
-                record["tracking"] = tracking.prepare(
-                    first["tracking"]["uri"], record["experiment"], Path("runs").absolute()
-                )
-        write_atomically(folder / "sweep.json", json.dumps(record, indent=1))
+                with console.status("opening the MLflow store (the first time takes about 20 seconds)"):
+                    record["tracking"] = tracking.prepare(
+                        first["tracking"]["uri"], record["experiment"], Path("runs").absolute()
+                    )
+            write_atomically(folder / "sweep.json", json.dumps(record, indent=1))
         _opened = Sweep(folder, record)
         console.print(f"[bold]{len(_asked)} {'cell' if len(_asked) == 1 else 'cells'}[/bold] -> {folder}")
     except PipelineError as error:  # Hydra turns exceptions of callbacks into warnings, but lets SystemExit through
@@ -76,29 +76,22 @@ def open_sweep(folder: Path) -> None:
         raise SystemExit(1) from error
 
 
-def _claim(folder: Path, record: dict) -> None:
-    """Write sweep.json for the first time: of two sweeps that start in one second, one is refused."""
+@contextmanager
+def _claimed(folder: Path):
+    """Holds the place of sweep.json, so that of two sweeps that start in one second one is refused.
+
+    A sweep that cannot begin leaves its folder to the next.
+    """
     try:
-        with (folder / "sweep.json").open("x") as file:
-            json.dump(record, file)
+        (folder / "sweep.json").touch(exist_ok=False)
     except FileExistsError as error:
         raise StoreError(
             f"the folder of a sweep should be new, found another sweep in {folder}; start again in a second"
         ) from error
-    except OSError as error:
-        raise StoreError(
-            f"the folder of a sweep should be one that can be written, found {folder} ({error.strerror}); "
-            "change hydra.sweep.dir"
-        ) from error
-
-
-@contextmanager
-def _given_up(folder: Path):
-    """A sweep that cannot begin leaves its folder to the next."""
     try:
         yield
     except BaseException:
-        (folder / "sweep.json").unlink()
+        (folder / "sweep.json").unlink(missing_ok=True)
         raise
 
 
