@@ -56,6 +56,24 @@ def test_stems_of_every_architecture(name, costs, solved):
         assert any(one == two for one, two in itertools.pairwise(stems)) == (costs == SHARED)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_window_by_place_is_found_whatever_is_joined(seed):
+    """GPT-Neo cuts its window by a token's place in the row, whatever mask it is given: strangers push ancestors out."""
+    drawn, model = random.Random(seed), models.model("GPTNeo")
+
+    def tokens(size):
+        return drawn.choices(range(2, 320), k=size)
+
+    asked = [Encoded(tuple(tokens(drawn.randint(1, 12))), (3,)) for _ in range(drawn.randint(0, 30))]
+    for _ in range(drawn.randint(1, 4)):
+        context = tokens(drawn.randint(1, model.config.window_size - 4))
+        for _ in range(drawn.randint(1, 8)):
+            asked.append(Encoded((*context, *tokens(drawn.randint(1, model.config.window_size - len(context)))), (4,)))
+    for one, answer in zip(asked, CausalScorer(model, models.tokenizer(), 512).score_tokens(asked), strict=True):
+        logs = model(torch.tensor([one.inputs])).logits[0, -1].double().log_softmax(-1)
+        assert abs(answer.loglikelihood - logs[one.targets[0]].item()) <= 1e-4
+
+
 def test_chains_below_stems_say_nothing_of_masks(caplog):
     """MPT counts its distances in the keys that are there: right for a chain after its stem, wrong in a trie."""
     drawn = random.Random(0)
