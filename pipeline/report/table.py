@@ -186,10 +186,14 @@ def panels(table: DataFrame) -> list[tuple[tuple[str, str, str], DataFrame]]:
 
 
 def varying(table: DataFrame, axes: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Which of donor, debias, seed and the axes differ between the cells, the base left out."""
+    """Which of donor, debias, seed and the axes differ between the cells; between bases, what is of the examination."""
     cells = table.loc[[not is_base(row) for _, row in table.iterrows()]]
     settings = [name for name in axes if name != "debias.control"]  # a control has a name of its own
-    return tuple(name for name in ("donor", "debias", *settings, "seed") if cells[name].map(text).nunique() > 1)
+    return tuple(
+        name
+        for name in ("donor", "debias", *settings, "seed")
+        if (table if of_exam(name) else cells)[name].map(text).nunique() > 1
+    )
 
 
 def variant(row: Series, names: tuple[str, ...]) -> str:
@@ -202,11 +206,11 @@ def variant(row: Series, names: tuple[str, ...]) -> str:
 
 
 def cell_name(row: Series, names: tuple[str, ...] = ()) -> str:
-    """A cell in words: "base", "ties 0.5", "ties 0.5 (random_direction)"."""
-    if is_base(row):
-        return "base"
-    more = variant(row, names)
-    return f"{row['merge']} {numerals.weight(row['weight'])}".strip() + (f" ({more})" if more else "")
+    """A cell in words: "base", "ties 0.5", "ties 0.5 (random_direction)", "base (model.chat_template=true)"."""
+    base = is_base(row)
+    more = variant(row, tuple(name for name in names if of_exam(name)) if base else names)
+    name = "base" if base else f"{row['merge']} {numerals.weight(row['weight'])}".strip()
+    return name + (f" ({more})" if more else "")
 
 
 def panel_name(panel: tuple[str, str, str], table: DataFrame) -> str:

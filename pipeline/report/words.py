@@ -20,11 +20,13 @@ from pipeline.report.table import (
     is_base,
     is_control,
     is_finished,
+    of_exam,
     panel_name,
     panels,
     stands,
     text,
     truth,
+    variant,
     varying,
 )
 from pipeline.report.verdicts import flipped, why_undefined
@@ -153,10 +155,10 @@ def ruined(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
 def base_at_chance(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
     """A base whose accuracy cannot be told from guessing."""
     return [
-        f"{panel_name(panel, table)}: the base's accuracy, "
+        f"{where}: the base's accuracy, "
         f"{numerals.with_interval(base, 'accuracy', numerals.percent)} %, is not above "
         f"chance ({numerals.percent(base['chance'])} %): a trade-off against guessing says nothing."
-        for panel, base in _bases(table)
+        for where, base in _bases(table, axes)
         if base["accuracy_low"] <= base["chance"]
     ]
 
@@ -164,11 +166,11 @@ def base_at_chance(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
 def no_bias_to_reduce(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
     """A base whose own bias lies within the noise of this many items."""
     return [
-        f"{panel_name(panel, table)}: the base's bias, signed "
+        f"{where}: the base's bias, signed "
         f"{numerals.with_interval(base, 'bias_signed', numerals.score_change)}, "
         f"cannot be told from none with {_items(base)}: the interval is wider than the effect, and "
         f"there is no measured bias to reduce."
-        for panel, base in _bases(table)
+        for where, base in _bases(table, axes)
         if base["bias_signed_low"] <= 0 <= base["bias_signed_high"]
         and base["bias_signed_low"] < base["bias_signed_high"]  # one without width is spoken of elsewhere
         and not base["bias_score"] > base["noise_floor"]
@@ -178,9 +180,9 @@ def no_bias_to_reduce(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
 def negative_base(table: DataFrame, axes: tuple[str, ...]) -> list[str]:
     """A base whose signed bias is measurably below 0: its changes read the other way round."""
     return [
-        f"{panel_name(panel, table)}: the base's signed bias is below 0 ({numerals.score_change(base['bias_signed'])}): a bias "
+        f"{where}: the base's signed bias is below 0 ({numerals.score_change(base['bias_signed'])}): a bias "
         "change above 0 leads towards even, one below 0 further away."
-        for panel, base in _bases(table)
+        for where, base in _bases(table, axes)
         if base["bias_signed_high"] < 0
     ]
 
@@ -342,8 +344,14 @@ def _by_panel(table: DataFrame, axes: tuple[str, ...], wanted) -> list[tuple[str
     return found
 
 
-def _bases(table: DataFrame) -> list[tuple[tuple[str, str, str], Series]]:
-    return [(tuple(row[key] for key in PANEL), row) for _, row in table.iterrows() if is_base(row) and is_finished(row)]
+def _bases(table: DataFrame, axes: tuple[str, ...]) -> list[tuple[str, Series]]:
+    """Each base with its panel in words, and what tells it from the other bases there."""
+    names = tuple(name for name in varying(table, axes) if of_exam(name))
+    return [
+        (" · ".join(filter(None, (panel_name(tuple(row[key] for key in PANEL), table), variant(row, names)))), row)
+        for _, row in table.iterrows()
+        if is_base(row) and is_finished(row)
+    ]
 
 
 def _items(row: Series) -> str:

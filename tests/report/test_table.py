@@ -197,3 +197,18 @@ def test_of_tuned_models_the_epoch_and_the_perplexity_are_told():
 )
 def test_the_question_is_what_was_done(rows, words):
     assert prose.question(arrange(pandas.DataFrame([cell("keep"), *rows]))).startswith(words)
+
+
+def test_bases_that_were_asked_in_two_ways_can_be_told_apart():
+    """Nothing is merged: the setting of the examination is all that the rows differ by."""
+    rows = five_rows()
+    base = rows[rows["merge"] == "keep"]
+    bases = pandas.concat([base.assign(**{"model.chat_template": value}) for value in (True, False)])
+    axes = ("model.chat_template",)
+    shown = printed(arrange(bases, axes), 140, axes)
+    assert "model.chat_template" in shown and "False" in shown and "True" in shown
+    assert set(short(arrange(bases, axes), axes)["model.chat_template"]) == {"False", "True"}
+    names = [cell_name(row, axes) for _, row in arrange(bases, axes).iterrows()]
+    assert names == ["base (model.chat_template=False)", "base (model.chat_template=True)"]
+    # one that all bases share is not told
+    assert "model.chat_template" not in printed(arrange(bases.iloc[:1], axes), 140, axes)
