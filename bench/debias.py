@@ -96,7 +96,7 @@ def compare(folder: Path, repeat: int) -> dict[str, list[float]]:
     def choice() -> None:
         """What a step adds to its passes: cosines, ranking, update."""
         for held, each in zip((method.advantaged, method.disadvantaged), kept, strict=True):
-            held.held.update(each)
+            held.sums.update(each)
         method._update()
 
     kept = []

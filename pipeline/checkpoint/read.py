@@ -1,5 +1,6 @@
 """Tensors of a checkpoint, read one at a time."""
 
+import functools
 import math
 import os
 import threading
@@ -36,12 +37,13 @@ class Reader:
 
     def part(self, name: str, start: int, stop: int):
         """The entries [start, stop) of a tensor, flat, in its own dtype. Any number of threads may read at once."""
+        import numpy as np
         import torch
 
         info = self.infos[name]
         size = BYTES[info.dtype]
-        tensor = torch.empty((stop - start) * size, dtype=torch.uint8)
-        view, at, offset = memoryview(tensor.numpy()), 0, info.start + start * size
+        read = np.empty((stop - start) * size, np.uint8)
+        view, at, offset = memoryview(read), 0, info.start + start * size
         file = self._opened(info.file)
         while at < len(view):
             got = os.preadv(file, [view[at:]], offset + at)
@@ -51,7 +53,8 @@ class Reader:
                     "short while it was read; fetch the model again"
                 )
             at += got
-        return tensor.view(dtypes()[info.dtype])
+        dtype = dtypes()[info.dtype]
+        return torch.from_numpy(read).view(dtype) if at else torch.empty(0, dtype=dtype)
 
     def _opened(self, file: Path) -> int:
         with self._lock:
@@ -80,6 +83,7 @@ def count_not_finite(tensor) -> int:
     return sum(block.numel() - int(block.isfinite().sum()) for block in blocks)
 
 
+@functools.cache
 def dtypes() -> dict:
     """Safetensors' names of the dtypes -> torch's."""
     import torch

@@ -49,7 +49,8 @@ class View:
         if own is None:
             return self._missing(name, start, stop)
         if name not in self._by_row or start >= stop:
-            return self._reader.part(own, start, stop).to(dtypes()[self.dtype(name)])
+            part, dtype = self._reader.part(own, start, stop), self.dtype(name)
+            return part if dtype == self._reader.infos[own].dtype else part.to(dtypes()[dtype])
         part = torch.empty(stop - start, dtype=dtypes()[self.dtype(name)])
         width = math.prod(self._infos[name].shape[1:])
         for begin, end, at in _runs(self._rows, width, start, stop):

@@ -309,11 +309,15 @@ class Partition:
 class Gradients:
     """One gradient of every parameter, summed over backward passes: in memory, or in files under `folder`.
 
-    With files, a parameter's gradient leaves the memory as soon as the backward pass has it.
+    A parameter's gradient is added to the sum as soon as the backward pass has it, and is then gone: of a pass, no more than
+    the largest lies beside the sums. The room of the sums is kept from step to step: given back and taken anew, what
+    lies between would break it up.
     """
 
     def __init__(self, parameters: dict[str, torch.nn.Parameter], folder: Path | None = None):
-        self.parameters, self.folder, self.held = parameters, folder, {}
+        self.parameters, self.folder = parameters, folder
+        self.sums: dict[str, Tensor] = {}  # of the passes since the last `clear`
+        self._room: dict[str, Tensor] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -331,24 +335,28 @@ class Gradients:
         return value.item()
 
     def __contains__(self, name: str) -> bool:
-        return name in self.held
+        return name in self.sums
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.held[name]
+        return self.sums[name]
 
     def clear(self) -> None:
-        self.held.clear()
+        self.sums.clear()
 
     def _take(self, name: str, parameter: torch.nn.Parameter) -> None:
         gradient, parameter.grad = parameter.grad, None
-        if name in self.held:
-            self.held[name] += gradient.to(self.held[name].device)
-        elif self.folder is None:
-            self.held[name] = gradient
-        else:
-            file = str(self.folder / hashlib.sha256(name.encode()).hexdigest())
-            mapped = torch.from_file(file, shared=True, size=gradient.numel(), dtype=gradient.dtype)
-            self.held[name] = mapped.view(gradient.shape).copy_(gradient)
+        if name in self.sums:
+            self.sums[name] += gradient.to(self.sums[name].device)
+            return
+        if name not in self._room:
+            self._room[name] = self._new(name, gradient)
+        self.sums[name] = self._room[name].copy_(gradient)
+
+    def _new(self, name: str, gradient: Tensor) -> Tensor:
+        if self.folder is None:
+            return torch.empty_like(gradient)
+        file = str(self.folder / hashlib.sha256(name.encode()).hexdigest())
+        return torch.from_file(file, shared=True, size=gradient.numel(), dtype=gradient.dtype).view(gradient.shape)
 
 
 def smallest(similarity: dict[str, Tensor], count: int) -> dict[str, Tensor]:

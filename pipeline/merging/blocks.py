@@ -90,10 +90,11 @@ class Stored(Lazy):
         memo, key = getattr(_memo, "parts", None), (id(self), start, stop, dtype)
         if memo is not None and key in memo:
             return memo[key]
-        part = self.part(start, stop).to(_device)
+        part = self.part(start, stop)
+        part = part if _device.type == "cpu" else part.to(_device)
         if part.element_size() == 2 and dtype == torch.float64:  # exact, and at a fifth of the cost of one step
             part = part.to(torch.float32)
-        part = part.to(dtype)
+        part = part if part.dtype == dtype else part.to(dtype)
         if self.checked:
             refuse_not_finite([self], [part])
         if memo is not None:
@@ -113,7 +114,11 @@ class Computed(Lazy):
         blocks = [tensor.read(start, stop, working_dtype(self)) for tensor in self.tensors]
         if self.grain == self.numel():  # what is about to be decomposed must be finite; block by block others see to it
             refuse_not_finite(self.tensors, blocks)
-        return self.function(*(block.reshape(self.block) for block in blocks)).reshape(-1).to(dtype)
+        if self.block != (-1,):  # each call lets another thread in, and is waited for
+            blocks = [block.reshape(self.block) for block in blocks]
+        result = self.function(*blocks)
+        result = result if result.ndim == 1 else result.reshape(-1)
+        return result if result.dtype == dtype else result.to(dtype)
 
 
 def refuse_not_finite(tensors: Sequence[Lazy], blocks: Sequence[Tensor]) -> None:

@@ -115,7 +115,7 @@ def _guessed(tensors: Sequence[Lazy], size: int, ranks: Callable, signed: bool, 
         zeros += nothing
         for i, (less, keys) in enumerate(counts):
             below[i] += less
-            inside[i] += np.bincount(keys, minlength=len(inside[i]))
+            np.add.at(inside[i], keys, 1)  # not bincount: a range has more keys than a block has entries in it
     wanted = list(ranks(size, zeros))
     if len(wanted) != len(ranges):
         return None
@@ -148,7 +148,7 @@ def _counted(tensors: Sequence[Lazy], size: int, ranks: Callable, signed: bool, 
 
     for found in _every(tensors, refine, signed, COUNTED, bar) if wanted else ():
         for bin_, keys in found.items():
-            low[bin_] += np.bincount(keys, minlength=HALF)
+            np.add.at(low[bin_], keys, 1)
     return [
         bin_ * HALF + int(np.searchsorted(np.cumsum(low[bin_]), rank - int(upto[bin_] - high[bin_]), side="right"))
         for rank, bin_ in zip(wanted, bins, strict=True)
@@ -196,7 +196,11 @@ def _in_memory(keys: Tensor) -> np.ndarray:
 
 
 def _count_zeros(keys: Tensor, signed: bool) -> int:
-    return int((keys == -0x80000000).sum()) if signed else len(keys) - int(torch.count_nonzero(keys))
+    nonzero = keys ^ -0x80000000 if signed else keys
+    count = (
+        np.count_nonzero(nonzero.numpy()) if keys.device.type == "cpu" else nonzero.count_nonzero()
+    )  # numpy's is faster
+    return len(keys) - int(count)
 
 
 def _count_inside(keys: Tensor, each: Range) -> tuple[int, np.ndarray]:
@@ -204,7 +208,8 @@ def _count_inside(keys: Tensor, each: Range) -> tuple[int, np.ndarray]:
     if keys.device.type == "cpu":
         bits = keys.numpy().view(np.uint32)
         offsets = bits - np.uint32(each.low)  # wraps round below the range
-        return int(np.count_nonzero(bits < np.uint32(each.low))), offsets[offsets < each.high - each.low]
+        inside = np.flatnonzero(offsets < each.high - each.low)  # few: taken by place at a sixth of the cost of by mask
+        return int(np.count_nonzero(bits < np.uint32(each.low))), offsets[inside]
     offsets = (keys.long() & 0xFFFFFFFF) - each.low
     inside = offsets[(offsets >= 0) & (offsets < each.high - each.low)]
     return int((offsets < 0).sum()), inside.cpu().numpy()
