@@ -146,16 +146,17 @@ class Uniform(Lazy):
         result = np.empty(stop - start, np.float32)
         for number in range(start // self.SEGMENT, -(-stop // self.SEGMENT)):
             first = number * self.SEGMENT
-            bits = self._segment(number)[max(0, start - first) : stop - first]
+            bits = self._segment(number, min(self.SEGMENT, stop - first))[max(0, start - first) :]
             at = max(first, start) - start
             result[at : at + len(bits)] = (bits >> 8).view(np.int32)
         result *= np.float32(2**-24)
         return torch.from_numpy(result).to(device=_device, dtype=dtype)
 
-    def _segment(self, number: int) -> np.ndarray:
+    def _segment(self, number: int, count: int) -> np.ndarray:
+        """The first `count` of a segment."""
         # raw bits of a bit generator never change with numpy's version; a Generator's numbers may
         seed = np.random.SeedSequence([*self.words, number])
-        return np.random.SFC64(seed).random_raw(self.SEGMENT // 2).astype("<u8", copy=False).view("<u4")
+        return np.random.SFC64(seed).random_raw(-(-count // 2)).astype("<u8", copy=False).view("<u4")[:count]
 
 
 def lazy(tensor: Tensor | Lazy) -> Lazy:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from pipeline import progress
-from pipeline.merging.blocks import Lazy, elementwise, mapped
+from pipeline.merging.blocks import Lazy, elementwise, mapped, remembered
 
 HALF = 1 << 16
 HELD = 1 << 23  # entries that are held in memory at most: 32 MB
-COUNTED = 1 << 18  # entries counted at once
+COUNTED = 1 << 19  # entries counted at once
 LOOKED_AT = 1 << 12  # and how many of these the guess is made from
 WIDEST = 32 * HALF  # keys in the range of a guess: its counts take 16 MB
 
@@ -44,37 +44,46 @@ def order_statistics(
     label   of a progress bar; None for none
     signed  whether entries may be negative; magnitudes are found in less time
     """
-    tensors = [tensor for tensor in tensors if tensor.numel()]
-    size = sum(tensor.numel() for tensor in tensors)
+    return _of_each([tensors], ranks, label, signed)[0]
+
+
+def _of_each(
+    lists: Sequence[Sequence[Lazy]], ranks: Callable, label: str | None = None, signed: bool = False
+) -> list[list[float]]:
+    """`order_statistics` of several lists, whose tensors have the same shapes: what several are made of is read once."""
+    lists = [[tensor for tensor in tensors if tensor.numel()] for tensors in lists]
+    size = sum(tensor.numel() for tensor in lists[0])
     if size <= HELD:
-        keys = np.concatenate([np.zeros(0, np.uint32), *_every(tensors, _in_memory, signed, COUNTED)])
-        wanted = list(ranks(size, int((keys == _zero(signed)).sum())))
-        keys.partition(sorted(set(wanted))) if wanted else None
-        return [_number(int(keys[rank]), signed) for rank in wanted]
+        return [_sorted(tensors, ranks, signed) for tensors in lists]
     with progress.bar(size, label, unit="entries", scale=True) if label else nullcontext() as bar:
-        found = _guessed(tensors, size, ranks, signed, bar)
-    if found is None:
-        with progress.bar(2 * size, label, unit="entries", scale=True) if label else nullcontext() as bar:
-            found = _counted(tensors, size, ranks, signed, bar)
-    return [_number(key, signed) for key in found]
+        found = _guessed(lists, size, ranks, signed, bar)
+    for i, tensors in enumerate(lists):
+        if found[i] is None:
+            with progress.bar(2 * size, label, unit="entries", scale=True) if label else nullcontext() as bar:
+                found[i] = _counted(tensors, size, ranks, signed, bar)
+    return [[_number(key, signed) for key in keys] for keys in found]
+
+
+def _sorted(tensors: Sequence[Lazy], ranks: Callable, signed: bool) -> list[float]:
+    """In memory."""
+    parts = [keys for (keys,) in _every([tensors], _in_memory, signed, COUNTED)]
+    keys = np.concatenate([np.zeros(0, np.uint32), *parts])
+    wanted = list(ranks(len(keys), int((keys == _zero(signed)).sum())))
+    keys.partition(sorted(set(wanted))) if wanted else None
+    return [_number(int(keys[rank]), signed) for rank in wanted]
 
 
 def thresholds(vectors: Sequence[Sequence[Lazy]], density: float, label: str | None = None) -> list[float]:
-    """For each list of tensors: the k-th largest magnitude over all of them, k = int(density * entries).
+    """For each list of tensors, all of the same shapes: the k-th largest magnitude over all of them, k = int(density * entries).
 
     Keeping every |x| >= threshold keeps k entries, and more only where magnitudes are equal. 0 where density is 1, and
     infinity where k is 0.
     """
-    return [_threshold(tensors, density, label) for tensors in vectors]
-
-
-def _threshold(tensors: Sequence[Lazy], density: float, label: str | None) -> float:
-    if density == 1:
-        return 0.0
-    k = int(density * sum(tensor.numel() for tensor in tensors))
-    if k == 0:
-        return float("inf")
-    return order_statistics([magnitude(tensor) for tensor in tensors], lambda size, _: [size - k], label)[0]
+    k = int(density * sum(tensor.numel() for tensor in vectors[0])) if vectors else 0
+    if density == 1 or k == 0:
+        return [0.0 if density == 1 else float("inf")] * len(vectors)
+    magnitudes = [[magnitude(tensor) for tensor in tensors] for tensors in vectors]
+    return [limit for (limit,) in _of_each(magnitudes, lambda size, _: [size - k], label)]
 
 
 def magnitude(tensor: Lazy) -> Lazy:
@@ -87,36 +96,49 @@ def task_vector(base: Lazy, donor: Lazy) -> Lazy:
     return elementwise(lambda base, donor: donor - base, base, donor)
 
 
-def _guessed(tensors: Sequence[Lazy], size: int, ranks: Callable, signed: bool, bar) -> list[int] | None:
-    """The keys of the wanted ranks by one pass; None where the guess was wrong or too wide to be of use."""
-    sample = np.concatenate(list(_every(tensors, _in_memory, signed, LOOKED_AT)))
+def _guessed(lists: Sequence[Sequence[Lazy]], size: int, ranks: Callable, signed: bool, bar) -> list[list[int] | None]:
+    """For each list the keys of the wanted ranks, by one pass; None where a guess was wrong or too wide to be of use."""
+    samples = map(np.concatenate, zip(*_every(lists, _in_memory, signed, LOOKED_AT), strict=True))
+    guesses = [_ranges(sample, size, ranks, signed) for sample in samples]
+    if not all(guesses):
+        return [None] * len(lists)
+    zeros, below = [0] * len(lists), [[0] * len(ranges) for ranges in guesses]
+    inside = [[np.zeros(high - low, np.int64) for low, high in ranges] for ranges in guesses]
+
+    def count(i: int, keys: Tensor) -> tuple[int, list]:
+        return _count_zeros(keys, signed), [_count_inside(keys, each) for each in guesses[i]]
+
+    for blocks in _every(lists, count, signed, COUNTED, bar):
+        for i, (nothing, counts) in enumerate(blocks):
+            zeros[i] += nothing
+            for j, (less, keys) in enumerate(counts):
+                below[i][j] += less
+                np.add.at(inside[i][j], keys, 1)  # not bincount: a range has more keys than a block has entries in it
+    return [_found(list(ranks(size, zeros[i])), guesses[i], below[i], inside[i]) for i in range(len(lists))]
+
+
+def _ranges(sample: np.ndarray, size: int, ranks: Callable, signed: bool) -> list[Range] | None:
+    """Where the wanted ranks of `size` keys will lie, by a sample of them; None where that says too little."""
     zeros = round(int((sample == _zero(signed)).sum()) / len(sample) * size)
     expected = list(ranks(size, zeros))
-    sample.sort()
     margin = 3 + math.ceil(6 * math.sqrt(len(sample)))  # the blocks are not a random sample: some more than chance
+    places, last = [rank * len(sample) // size for rank in expected], len(sample) - 1
+    around = [(max(0, place - margin), min(last, place + margin)) for place in places]
+    sample.partition(sorted({place for pair in around for place in pair})) if around else None
     ranges = []
-    for rank in expected:
-        place = rank * len(sample) // size
-        low = int(sample[max(0, place - margin)])
-        high = int(sample[min(len(sample) - 1, place + margin)]) + 1
+    for place, (before, after) in zip(places, around, strict=True):
+        low, high = int(sample[before]), int(sample[after]) + 1
         if high - low > WIDEST:
             return None
         spare = WIDEST - (high - low)  # the smallest and the largest entry of all lie beyond those that were looked at
         low -= min(spare // 2, low) if place < margin else 0
-        high += min(spare // 2, HALF**2 - high) if place + margin >= len(sample) else 0
+        high += min(spare // 2, HALF**2 - high) if place + margin > last else 0
         ranges.append(Range(low, high))
-    zeros, below = 0, [0] * len(ranges)
-    inside = [np.zeros(high - low, np.int64) for low, high in ranges]
+    return ranges
 
-    def count(keys: Tensor) -> tuple[int, list]:
-        return _count_zeros(keys, signed), [_count_inside(keys, each) for each in ranges]
 
-    for nothing, counts in _every(tensors, count, signed, COUNTED, bar):
-        zeros += nothing
-        for i, (less, keys) in enumerate(counts):
-            below[i] += less
-            np.add.at(inside[i], keys, 1)  # not bincount: a range has more keys than a block has entries in it
-    wanted = list(ranks(size, zeros))
+def _found(wanted: list[int], ranges: list[Range], below: list[int], inside: list[np.ndarray]) -> list[int] | None:
+    """The keys of the wanted ranks, by how many keys are below each range and how many are each key in it."""
     if len(wanted) != len(ranges):
         return None
     found = []
@@ -132,10 +154,10 @@ def _counted(tensors: Sequence[Lazy], size: int, ranks: Callable, signed: bool, 
     """The keys of the wanted ranks by two passes."""
     high, zeros = np.zeros(HALF, np.int64), 0
 
-    def count(keys: Tensor) -> tuple[int, np.ndarray]:
+    def count(_: int, keys: Tensor) -> tuple[int, np.ndarray]:
         return _count_zeros(keys, signed), _bincount((keys >> 16) & (HALF - 1), HALF)
 
-    for nothing, counts in _every(tensors, count, signed, COUNTED, bar):
+    for ((nothing, counts),) in _every([tensors], count, signed, COUNTED, bar):
         high += counts
         zeros += nothing
     wanted = list(ranks(size, zeros))
@@ -143,10 +165,10 @@ def _counted(tensors: Sequence[Lazy], size: int, ranks: Callable, signed: bool, 
     bins = [int(np.searchsorted(upto, rank, side="right")) for rank in wanted]
     low = {bin_: np.zeros(HALF, np.int64) for bin_ in set(bins)}
 
-    def refine(keys: Tensor) -> dict[int, np.ndarray]:
+    def refine(_: int, keys: Tensor) -> dict[int, np.ndarray]:
         return {bin_: _count_inside(keys, Range(bin_ * HALF, (bin_ + 1) * HALF))[1] for bin_ in low}
 
-    for found in _every(tensors, refine, signed, COUNTED, bar) if wanted else ():
+    for (found,) in _every([tensors], refine, signed, COUNTED, bar) if wanted else ():
         for bin_, keys in found.items():
             np.add.at(low[bin_], keys, 1)
     return [
@@ -156,17 +178,21 @@ def _counted(tensors: Sequence[Lazy], size: int, ranks: Callable, signed: bool, 
 
 
 def _every(
-    tensors: Sequence[Lazy], function: Callable[[Tensor], Any], signed: bool, looked_at: int, bar=None
-) -> Iterator:
-    """function(keys) of the first `looked_at` entries of every block of COUNTED, in order."""
+    lists: Sequence[Sequence[Lazy]], function: Callable[[int, Tensor], Any], signed: bool, looked_at: int, bar=None
+) -> Iterator[list]:
+    """For every block of COUNTED, in order: function(i, keys) of its first `looked_at` entries in each list i."""
 
-    def task(place: tuple[Lazy, tuple[int, int]]) -> Any:
-        tensor, (start, stop) = place
+    def task(place: tuple[Sequence[Lazy], tuple[int, int]]) -> Any:
+        tensors, (start, stop) = place
         if looked_at < COUNTED:
-            stop = min(stop, start + max(1, looked_at // tensor.grain) * tensor.grain)
-        return function(_keys(tensor.read(start, stop, torch.float32), signed)), stop - start
+            grain = max(tensor.grain for tensor in tensors)
+            stop = min(stop, start + max(1, looked_at // grain) * grain)
+        with remembered():
+            blocks = (tensor.read(start, stop, torch.float32) for tensor in tensors)
+            return [function(i, _keys(block, signed)) for i, block in enumerate(blocks)], stop - start
 
-    for found, size in mapped(task, ((tensor, part) for tensor in tensors for part in tensor.ranges(COUNTED))):
+    places = ((tensors, part) for tensors in zip(*lists, strict=True) for part in tensors[0].ranges(COUNTED))
+    for found, size in mapped(task, places):
         yield found
         if bar is not None:
             bar.update(size)
@@ -191,7 +217,7 @@ def _number(key: int, signed: bool) -> float:
     return float(bits.view(np.float32))
 
 
-def _in_memory(keys: Tensor) -> np.ndarray:
+def _in_memory(_: int, keys: Tensor) -> np.ndarray:
     return keys.cpu().numpy().view(np.uint32)
 
 

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as arrays
 
 from pipeline.merging import selection
 from pipeline.merging.blocks import lazy, workers
-from pipeline.merging.selection import order_statistics, thresholds
+from pipeline.merging.selection import order_statistics, task_vector, thresholds
 
 vectors = arrays.arrays(
     np.float32, strategies.integers(0, 60), elements=strategies.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -25,8 +25,16 @@ def way(request, monkeypatch):
         monkeypatch.setattr(selection, "COUNTED", 8)
         monkeypatch.setattr(selection, "LOOKED_AT", 3)
     if request.param == "counted":
-        monkeypatch.setattr(selection, "_guessed", lambda *_: None)
+        monkeypatch.setattr(selection, "_guessed", lambda lists, *_: [None] * len(lists))
     return request.param
+
+
+def test_several_lists_are_read_in_one_pass(way):
+    base = lazy(torch.arange(40, dtype=torch.float32).sin())
+    donors = [lazy(torch.arange(40, dtype=torch.float32).sin() + step * torch.arange(40)) for step in (1e-3, -2.0, 0)]
+    together = [[task_vector(base, donor)] for donor in donors]
+    for density in (0.1, 0.5, 0.9):
+        assert thresholds(together, density) == [thresholds([each], density)[0] for each in together]
 
 
 @given(vectors, strategies.floats(0, 1), strategies.integers(1, 7))
