@@ -10,7 +10,7 @@ from pipeline import recipe, sweep
 from pipeline.config import debias_name
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.recipe import early
-from pipeline.recipe.cell import origin
+from pipeline.recipe.models import origin
 from pipeline.store import Store
 from tests.tiny_language_model import tiny_language_model
 from tests.tiny_masked_model import tiny_masked_model

@@ -17,6 +17,12 @@ import pytest
 
 from pipeline import tracking
 from pipeline.errors import TrackingError
+from pipeline.tracking import place
+from pipeline.tracking.client import client_of, experiment_id, search
+from pipeline.tracking.curves import BASE_COLOUR, COLOUR, COLOURS
+from pipeline.tracking.runs import LOGGED
+from pipeline.tracking.views import VIEWS
+from pipeline.tracking.words import NOTE
 
 EXPERIMENT, SWEEP = "pipeline", "2026-11-22/0"
 
@@ -38,11 +44,11 @@ def uri(migrated, tmp_path, monkeypatch) -> str:
 
 
 def read(uri: str, run_id: str):
-    return tracking._client(uri).get_run(run_id)
+    return client_of(uri).get_run(run_id)
 
 
 def history(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
-    return sorted((m.step, m.value) for m in tracking._client(uri).get_metric_history(run_id, metric))
+    return sorted((m.step, m.value) for m in client_of(uri).get_metric_history(run_id, metric))
 
 
 def python(script: str, *arguments: str, **settings) -> subprocess.CompletedProcess:
@@ -50,7 +56,7 @@ def python(script: str, *arguments: str, **settings) -> subprocess.CompletedProc
         [sys.executable, "-W", "error", "-c", script, *arguments],
         capture_output=True,
         text=True,
-        cwd=Path(tracking.__file__).parents[1],
+        cwd=Path(tracking.__file__).parents[2],
         **settings,
     )
 
@@ -216,7 +222,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 
 
 def test_a_store_that_another_process_keeps_locked_is_refused(uri, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "SECONDS", 0.01)
+    monkeypatch.setattr(place, "SECONDS", 0.01)
     other = sqlite3.connect(tmp_path / "runs" / "mlflow.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(TrackingError, match="locked"):
@@ -246,18 +252,18 @@ def test_a_moved_store_would_write_to_the_old_place(uri, tmp_path):
 
 
 def test_a_deleted_experiment_is_not_revived(uri, tmp_path):
-    client = tracking._client(uri)
+    client = client_of(uri)
     client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
     with pytest.raises(TrackingError, match="restore"):
         tracking.prepare(uri, EXPERIMENT, tmp_path)
 
 
 def test_preparing_again_keeps_what_people_wrote(uri, tmp_path):
-    client = tracking._client(uri)
+    client = client_of(uri)
     number = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    client.set_experiment_tag(number, tracking.NOTE, "ours")
+    client.set_experiment_tag(number, NOTE, "ours")
     tracking.prepare(uri, EXPERIMENT, tmp_path)
-    assert client.get_experiment(number).tags[tracking.NOTE] == "ours"
+    assert client.get_experiment(number).tags[NOTE] == "ours"
 
 
 def test_how_to_open(uri):
@@ -268,8 +274,8 @@ def test_how_to_open(uri):
 
 def test_views_show_the_latest_sweep(uri):
     tracking.start_summary(uri, EXPERIMENT, SWEEP, "summary", {}, {})
-    tags = tracking._client(uri).get_experiment_by_name(EXPERIMENT).tags
-    states = {key: json.loads(json.loads(tags[f"mlflow.sharedViewState.{key}"])["state"]) for key in tracking.VIEWS}
+    tags = client_of(uri).get_experiment_by_name(EXPERIMENT).tags
+    states = {key: json.loads(json.loads(tags[f"mlflow.sharedViewState.{key}"])["state"]) for key in VIEWS}
     assert states["curves"]["searchFilter"] == f"tags.kind = 'curve' and tags.sweep = '{SWEEP}'"
     assert SWEEP not in states["all"]["searchFilter"]
     assert "params.`weight`" in states["cells"]["selectedColumns"]
@@ -315,7 +321,7 @@ def test_a_cell_runs_and_is_done(uri, tmp_path, monkeypatch):
         }.items()
     )
     assert history(uri, run_id, "bias_score") == [(300, 0.2)]
-    assert sorted(f.path for f in tracking._client(uri).list_artifacts(run_id)) == ["cell.json", "folder"]
+    assert sorted(f.path for f in client_of(uri).list_artifacts(run_id)) == ["cell.json", "folder"]
     inputs = {i.dataset.name: i for i in done.inputs.dataset_inputs}
     assert json.loads(inputs["pocket_bbq"].dataset.source) == {"uri": data["source"], "sha256": data["digest"]}
     assert json.loads(inputs["pocket_bbq"].dataset.profile) == {"num_rows": 480}
@@ -421,8 +427,8 @@ def test_curves_start_at_the_base(uri):
     assert history(uri, curves[0], "accuracy") == [(0, 0.6), (300, 0.55), (500, 0.5)]
     assert history(uri, curves[1], "bias_score") == [(0, 0.3), (300, 0.25)]  # the failed cell leaves a gap
     assert slerp.data.tags["kind"] == "curve" and slerp.info.status == "FINISHED"
-    colours = [read(uri, run_id).data.tags[tracking.COLOUR] for run_id in cells]
-    assert colours == [tracking.BASE_COLOUR] + [tracking.COLOURS[0]] * 2 + [tracking.COLOURS[1]] * 2
+    colours = [read(uri, run_id).data.tags[COLOUR] for run_id in cells]
+    assert colours == [BASE_COLOUR] + [COLOURS[0]] * 2 + [COLOURS[1]] * 2
 
 
 def test_curves_that_differ_in_a_setting_say_so(uri):
@@ -436,9 +442,9 @@ def test_curves_that_differ_in_a_setting_say_so(uri):
     ]
     assert (
         "ruined"
-        in tracking._client(uri)
-        .search_runs([tracking._experiment(tracking._client(uri), EXPERIMENT)], "tags.ruined = '0.5'")[0]
-        .data.tags[tracking.NOTE]
+        in client_of(uri)
+        .search_runs([experiment_id(client_of(uri), EXPERIMENT)], "tags.ruined = '0.5'")[0]
+        .data.tags[NOTE]
     )
 
 
@@ -462,8 +468,8 @@ def test_aggregating_again_replaces(uri, tmp_path):
             description="| merge |\n|---|\n" + "| ties |\n" * 2000,
         )
     after = tracking.log_curves(uri, EXPERIMENT, SWEEP, frame, {})
-    client = tracking._client(uri)
-    live = tracking._search(client, EXPERIMENT, SWEEP, "curve")
+    client = client_of(uri)
+    live = search(client, EXPERIMENT, SWEEP, "curve")
     assert {run.info.run_id for run in live} == set(after) and not set(after) & set(before)
     run = read(uri, first)
     assert (
@@ -471,10 +477,8 @@ def test_aggregating_again_replaces(uri, tmp_path):
         and run.data.metrics == {"sweep.cells": 4}
         and run.data.tags["undefined"] == "sweep.failed"
     )
-    assert len(run.data.tags[tracking.NOTE]) <= 8000 and run.data.tags[tracking.NOTE].endswith(
-        "in the artifact table.md"
-    )
+    assert len(run.data.tags[NOTE]) <= 8000 and run.data.tags[NOTE].endswith("in the artifact table.md")
     assert sorted(f.path for f in client.list_artifacts(first)) == ["table.csv", "table.json", "tradeoff.png"]
     logged = json.loads(Path(run.info.artifact_uri, "table.json").read_text())
     assert logged["columns"] == list(frame.columns) and len(logged["data"]) == 5
-    assert json.loads(run.data.tags[tracking.LOGGED]) == [{"path": "table.json", "type": "table"}]
+    assert json.loads(run.data.tags[LOGGED]) == [{"path": "table.json", "type": "table"}]

@@ -56,7 +56,7 @@ def encode(scorer: Scorer, chosen: list[str], max_length: int) -> list[Encoded]:
             "merge.max_length"
         )
     if scorer.family == "masked":
-        found = [Encoded(ids, ()) for ids in scorer.beginnings(chosen, max_length)]
+        found = [Encoded(ids, ()) for ids in scorer.encoder.beginnings(chosen, max_length)]
     else:
         encoder = Encoder(scorer.tokenizer, max_length, scorer.prefix_token)
         windows = [encoder.rolling(text, special=False) for text in chosen]

@@ -1,6 +1,5 @@
 """Log-likelihoods of continuations under a causal language model, each distinct prefix computed once."""
 
-import copy
 import hashlib
 import itertools
 import logging
@@ -10,17 +9,16 @@ from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 
-import numpy as np
 import torch
-from transformers import DynamicCache
 
 from pipeline.errors import ConfigError
 from pipeline.language_model import generation, lines, packs, trie
 from pipeline.language_model.encoding import Encoder
-from pipeline.language_model.log_odds import log_odds
+from pipeline.language_model.limits import even_positions, length_limit, window
 from pipeline.language_model.packs import Pack
-from pipeline.language_model.scorer import Scorer, head_of
-from pipeline.language_model.scratch import Part, Scratch
+from pipeline.language_model.reading import LOGITS, PackReader
+from pipeline.language_model.scorer import Scorer
+from pipeline.language_model.scratch import Scratch
 from pipeline.language_model.trie import Encoded, Row
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 
@@ -40,8 +38,6 @@ TRIED = 8
 CPU_BATCH = 512
 # What the start of a forward pass costs, in tokens: matrix products with few rows are slow, on a GPU those with many too.
 CPU_START, GPU_START = 32, 1024
-# Logits alive at a time: 64 MB in float32.
-LOGITS = 2**24
 
 
 class CausalScorer(Scorer):
@@ -68,7 +64,7 @@ class CausalScorer(Scorer):
         if tokens_per_pack < 1:
             raise ConfigError(f"machine.tokens_per_pack must be at least 1, not {tokens_per_pack}")
         self.model, self.tokenizer, self.tokens_per_pack = model.eval(), tokenizer, tokens_per_pack
-        self.body = model.get_decoder()
+        self.reader = PackReader(self.model)
         text = model.config.get_text_config()
         self.limit, self.prefix_token = length_limit(text, tokenizer), prefix_token
         self.encoder = Encoder(tokenizer, self.limit, prefix_token)
@@ -80,8 +76,6 @@ class CausalScorer(Scorer):
         # What is wrong with rows that were tried, by their content: it saves trials, and changes no outcome.
         self._faults: dict[bytes, str] = {}
         self._told: set[str] = set()
-        self._past: tuple[trie.Stem, DynamicCache] = ((), DynamicCache())
-        self._held = torch.empty(0)
 
     def refuse(self, requests: Sequence[Request]) -> None:
         """Raises ConfigError for settings of a generation that mean nothing."""
@@ -179,7 +173,7 @@ class CausalScorer(Scorer):
         try:
             return self._scored(encoded, label, scratch)
         finally:
-            self._past, self._held = ((), DynamicCache()), torch.empty(0)
+            self.reader.forget()
 
     def _scored(self, encoded: list[Encoded], label: str, scratch: Path | None) -> list[Answer]:
         planned = self._plan(encoded)
@@ -188,7 +182,7 @@ class CausalScorer(Scorer):
         kept = Scratch(scratch, self.fingerprint(settings, encoded) if scratch else "")
         answers: list[Answer | None] = [None] * len(encoded)
         with self.within_memory():
-            for request, *answer in kept.rows(planned, lambda pack: pack.size, self._answer, label, "tok"):
+            for request, *answer in kept.rows(planned, lambda pack: pack.size, self.reader.answer, label, "tok"):
                 answers[request] = Answer(*answer)
         return answers
 
@@ -255,7 +249,7 @@ class CausalScorer(Scorer):
         """What is wrong with the answers of a row, against plain forward passes; empty if nothing is."""
         try:
             with self.within_memory():
-                packed = {request: value for request, value, _, _ in self._answer(packs.pack([row]))}
+                packed = {request: value for request, value, _, _ in self.reader.answer(packs.pack([row]))}
         except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001 - an architecture may refuse mask and positions in any way it likes
@@ -271,7 +265,7 @@ class CausalScorer(Scorer):
         tried += [] if exact else list(packed)[:: max(1, len(packed) // TRIED)]
         for request in dict.fromkeys(tried):
             with self.within_memory():
-                plain, largest = self._alone(encoded[request])
+                plain, largest = self.reader.alone(encoded[request])
             allowed = TOLERANCE * len(encoded[request].targets) + 1e-6 * abs(plain)
             if not exact:
                 allowed = torch.finfo(self.model.dtype).eps * largest
@@ -279,158 +273,3 @@ class CausalScorer(Scorer):
             if abs(packed[request] - plain) > allowed or math.isnan(packed[request]) != math.isnan(plain):
                 return f"{packed[request]:.6f} nats packed, {plain:.6f} alone"
         return ""
-
-    @torch.inference_mode()
-    def _alone(self, encoded: Encoded) -> tuple[float, float]:
-        """Log-likelihood by one plain forward pass of the whole model, and the sum of what each token's logits come to."""
-        logits = self.model(torch.tensor([encoded.inputs], device=self.device), use_cache=False).logits
-        targets = torch.tensor(encoded.targets, device=self.device)
-        total, largest, chunk = 0.0, 0.0, max(1, LOGITS // logits.shape[-1])
-        for logits_PV, wanted in zip(logits[0, -len(targets) :].split(chunk), targets.split(chunk), strict=True):
-            logits_PV, wanted = logits_PV.double(), wanted[:, None]
-            total += logits_PV.log_softmax(-1).gather(1, wanted).sum().item()
-            # the best and the wanted one: others may be -inf
-            largest += torch.maximum(logits_PV.amax(-1).abs(), logits_PV.gather(1, wanted)[:, 0].abs()).sum().item()
-        return total, largest
-
-    @torch.inference_mode()
-    def _answer(self, pack: Pack) -> Part:
-        """Answers of one pack: (request, loglikelihood, greedy, tokens)."""
-        outputs = self._read(pack)
-        positions, rows = np.unique(pack.positions_A, return_inverse=True)
-        hidden_PH = outputs.last_hidden_state.flatten(0, 1)[torch.from_numpy(positions).to(self.device)]
-        rows, targets = torch.from_numpy(rows).to(self.device), torch.from_numpy(pack.targets_A).to(self.device)
-        logs, greedy = [], []
-        chunk = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
-        with head_of(self.model, self.body, outputs, self._room(min(chunk, len(positions))), use_cache=False) as head:
-            for start in range(0, len(positions), chunk):
-                logits = head(hidden_PH[start : start + chunk]).float()
-                # `rows` is not sorted, for several requests may ask of one position.
-                here = ((rows >= start) & (rows < start + chunk)).nonzero()[:, 0]
-                found, likeliest = log_odds(logits, rows[here] - start, targets[here])
-                logs.append((here, found))
-                greedy.append(likeliest)
-        order = torch.cat([here for here, _ in logs]).cpu().numpy()
-        logs_A, greedy_A = np.empty(len(order)), np.empty(len(order), bool)
-        logs_A[order] = torch.cat([log for _, log in logs]).double().cpu().numpy()
-        greedy_A[order] = torch.cat(greedy).cpu().numpy()
-        firsts = np.flatnonzero(np.diff(pack.requests_A, prepend=-1))
-        return list(
-            zip(
-                pack.requests_A[firsts].tolist(),
-                np.add.reduceat(logs_A, firsts).tolist(),
-                np.logical_and.reduceat(greedy_A, firsts).tolist(),
-                np.diff(firsts, append=len(logs_A)).tolist(),
-                strict=True,
-            )
-        )
-
-    def _room(self, rows: int) -> torch.Tensor | None:
-        """Memory for the logits of so many rows, held until all requests are answered.
-
-        None where the head is more than a matrix, and on a GPU, which keeps its memory itself.
-        """
-        matrix = self.model.get_output_embeddings()
-        if self.device.type != "cpu" or type(matrix) is not torch.nn.Linear or "forward" in vars(matrix):
-            return None
-        size = rows * len(matrix.weight)
-        if self._held.numel() < size:
-            self._held = torch.empty(size, dtype=matrix.weight.dtype)
-        return self._held
-
-    def _read(self, pack: Pack):
-        """The body's outputs for a pack. Padding comes last, where no token can see it."""
-        if pack.stem:
-            cache = self._stem(pack.stem)
-            # What a layer keeps is replaced when it reads, not changed: the stem stays as it is for the next pack.
-            past = copy.copy(cache)
-            past.layers = list(map(copy.copy, cache.layers))
-            return self._body(pack, past)
-        if pack.masked:
-            return self._body(pack, None)
-        return self.body(input_ids=torch.from_numpy(pack.tokens_BN).to(self.device), use_cache=False)
-
-    def _body(self, pack: Pack, past: DynamicCache | None):
-        """The body's outputs with a mask, after what was read before."""
-        before = past.get_seq_length() if past is not None else 0
-        index = torch.arange(pack.tokens_BN.shape[1], device=self.device)
-        ends_BN = torch.from_numpy(pack.ends_BN).to(self.device)
-        sees_BNN = (index[:, None] >= index) & (index[:, None] < ends_BN[:, None, :])
-        # Additive, because eager attention adds its mask; finite, because some layers multiply by it.
-        mask = torch.zeros((*ends_BN.shape, before + len(index)), dtype=self.model.dtype, device=self.device)
-        mask[..., before:].masked_fill_(~sees_BNN, torch.finfo(self.model.dtype).min)
-        return self.body(
-            input_ids=torch.from_numpy(pack.tokens_BN).to(self.device),
-            attention_mask=mask[:, None],
-            position_ids=torch.from_numpy(pack.depths_BN).to(self.device),
-            past_key_values=past,
-            use_cache=past is not None,
-        )
-
-    def _stem(self, stem: trie.Stem) -> DynamicCache:
-        """Keys and values of a stem; what it shares with the one before is kept, the other segments are read one by one.
-
-        They depend on the stem alone: a resumed run that reads it again finds the same bits.
-        """
-        known, cache = self._past
-        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(known, stem, strict=False)))
-        length = sum(map(len, stem[:shared]))
-        if not shared:
-            cache = DynamicCache()
-        elif shared < len(known):
-            for layer in cache.layers:
-                if layer.keys is not None:  # a view would hold on to all that was cut off
-                    layer.keys = layer.keys[..., :length, :].clone(memory_format=torch.contiguous_format)
-                    layer.values = layer.values[..., :length, :].clone(memory_format=torch.contiguous_format)
-        self._past = ((), DynamicCache())  # an error on the way leaves nothing half read
-        for segment in stem[shared:]:
-            if length:
-                self._body(packs.segment(segment, length), cache)
-            else:  # a plain sequence: attention needs no mask, which is quicker
-                self.body(torch.tensor([segment], device=self.device), past_key_values=cache, use_cache=True)
-            length += len(segment)
-        self._past = (stem, cache)
-        return cache
-
-
-def length_limit(config, tokenizer) -> int:
-    """The longest input in tokens, as lm-eval's HFLM finds it: by the config, the tokenizer, or 2048."""
-    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
-        if getattr(config, name, None) is not None:
-            return int(getattr(config, name))
-    # A tokenizer without a limit reports 10^30.
-    return int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else 2048
-
-
-def window(config: dict) -> float:
-    """The shortest reach of a layer in tokens, by any setting whose name says so; infinity where there is none.
-
-    A trie may hold requests up to this length: within it, a layer with a window sees as much as one without.
-    """
-    if config.get("use_sliding_window") is False:
-        return math.inf
-    reach = [
-        value
-        for name, value in config.items()
-        if name.endswith(("window", "window_size", "chunk_size")) and type(value) is int and value > 0
-    ]
-    return min(reach, default=math.inf)
-
-
-def even_positions(config: dict, of: tuple[str, ...] = ("longrope", "dynamic")) -> float:
-    """The length up to which a token's position means the same whatever stands behind it, or beside it in a batch.
-
-    Some rotary embeddings (dynamic NTK, LongRoPE) turn faster or slower once a sequence is longer than those of the
-    pretraining, and transformers takes the longest of a batch to decide. Infinity for all others.
-    """
-    declared = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kinds = [kind for kind in declared.values() if isinstance(kind, dict)] or [declared]  # one for each kind of layer
-    usual = config.get("original_max_position_embeddings") or config.get("max_position_embeddings") or math.inf
-    return min(
-        (
-            kind.get("original_max_position_embeddings") or usual
-            for kind in kinds
-            if any(name in str(kind.get("rope_type", kind.get("type"))) for name in of)
-        ),
-        default=math.inf,
-    )

@@ -18,7 +18,7 @@ from pipeline.recipe.identity import (
     training_sets,
     units_on_data,
 )
-from pipeline.stages import evaluate
+from pipeline.stages import exams
 
 
 def refuse_early(cell: Cell) -> None:
@@ -135,7 +135,7 @@ def _refuse_pairs(cell: Cell) -> None:
             declared = configuration.bias_set(unit["select_on"])
             where = place_of(config, files_of(config, declared))
             judging = {"version": declared["judging"]["version"]}
-            evaluate.refuse(selection_of(config, unit), judging, where, family_of(cell.base.path))
+            exams.refuse(selection_of(config, unit), judging, where, family_of(cell.base.path))
 
 
 @functools.lru_cache(maxsize=2)
@@ -155,7 +155,7 @@ def _refuse_exams(cell: Cell) -> None:
         if mark.exists:
             continue
         given = mark.inputs
-        evaluate.refuse(given["exam"], given["judging"], given["where"], family_of(cell.base.path))
+        exams.refuse(given["exam"], given["judging"], given["where"], family_of(cell.base.path))
         for classified in given.get("classified", {}).values():
             cell.store.build(classified.inputs["model"])
             labels_of(classified.inputs["model"].path)

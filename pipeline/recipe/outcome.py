@@ -4,9 +4,10 @@ import hashlib
 import os
 
 from pipeline import config as configuration
-from pipeline.recipe.cell import Cell, Examined, origin
+from pipeline.recipe.cell import Cell, Examined
 from pipeline.recipe.early import leaked
 from pipeline.recipe.identity import files_of
+from pipeline.recipe.models import origin
 from pipeline.store import Artifact
 
 RUINED_PERPLEXITY = (

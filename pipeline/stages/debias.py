@@ -8,7 +8,7 @@ from pathlib import Path
 import pipeline
 from pipeline import datafiles
 from pipeline.errors import DataError
-from pipeline.stages.evaluate import open_exam
+from pipeline.stages.exams import open_exam
 from pipeline.store import stage
 
 log = logging.getLogger(__name__)

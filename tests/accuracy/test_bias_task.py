@@ -15,7 +15,7 @@ from pipeline.bias import lm_eval as borrowed
 from pipeline.errors import ConfigError, DataError
 from pipeline.recipe.identity import exam_of, files_of, place_of
 from pipeline.requests import Answer
-from pipeline.stages.evaluate import _BorrowedExam
+from pipeline.stages.exams import BorrowedExam
 
 KINDS = ("age", "gender")
 SETTINGS = {
@@ -55,7 +55,7 @@ def configured(place, limit=None, **given):
 
 def opened(place, limit=None, **given):
     exam = exam_of(configured(place, limit, **given), "bias")
-    return _BorrowedExam(json.loads(json.dumps(exam)), {"rows": place})
+    return BorrowedExam(json.loads(json.dumps(exam)), {"rows": place})
 
 
 def preferring(exam, first):
@@ -190,13 +190,13 @@ def test_what_cannot_work_is_refused(rows, given, words):
 
 def test_a_whole_cell_is_looked_through_before_it_runs(rows):
     """lm-eval's functions judge here: the check of a benchmark's own settings has nothing to ask of them."""
-    from pipeline.stages import evaluate
+    from pipeline.stages import exams
 
     config = configured(rows)
     where = place_of(config, files_of(config, config["bias"]))
     exam = json.loads(json.dumps(exam_of(config, "bias")))
     for family in ("causal", "masked"):
-        evaluate.refuse(exam, {"version": 1}, where, family)
+        exams.refuse(exam, {"version": 1}, where, family)
 
 
 def test_rows_that_are_not_there(rows):

@@ -112,13 +112,13 @@ def test_any_requests(asked, name, seed):
     fit = []
     for each in asked:
         try:
-            scorer._encode([each])
+            scorer.encoder.requests([each])
         except DataError:
             continue
         fit += [each] * seed.choice([1, 1, 2])
     answers = scorer.answer(fit)
     for each, answer in zip(fit, answers, strict=True):
-        tokens = scorer._encode([each])[0]
+        tokens = scorer.encoder.requests([each])[0]
         values = [logs(scorer.model, list(one.tokens(scorer.mask)), one.place)[one.target].item() for one in tokens]
         assert answer.tokens == len(tokens)
         if not tokens:
@@ -136,9 +136,9 @@ def test_any_requests(asked, name, seed):
 def test_a_text_is_its_context_and_its_continuation(context, continuation, kind):
     """Every token is either asked for or before all that are: none is lost, none is asked twice."""
     scorer = models.scorer(kind)
-    whole = scorer._texts([context + continuation])[context + continuation]
+    whole = scorer.encoder._texts([context + continuation])[context + continuation]
     try:
-        [tokens] = scorer._encode([LogLikelihood(context, continuation)])
+        [tokens] = scorer.encoder.requests([LogLikelihood(context, continuation)])
     except DataError:
         tokens = []
     places = [each.place for each in tokens]
@@ -177,8 +177,8 @@ def test_a_pair_is_scored_over_the_same_tokens_from_both_sides():
     # two alignments of equal length: difflib takes one or the other by which text comes first
     one, other = "rain book rain tea", "tea rain book"
     for left, right in ((one, other), ("a b c a", "c a b"), ("the rain and the wind", "the wind and the rain")):
-        first = scorer._encode([LogLikelihood("", left, rival=right)])[0]
-        second = scorer._encode([LogLikelihood("", right, rival=left)])[0]
+        first = scorer.encoder.requests([LogLikelihood("", left, rival=right)])[0]
+        second = scorer.encoder.requests([LogLikelihood("", right, rival=left)])[0]
         assert [each.target for each in first] == [each.target for each in second] != []
     [apart] = scorer.answer([LogLikelihood("", "rain", rival="tea")])
     assert math.isnan(apart.loglikelihood) and math.isnan(apart.probability) and apart.tokens == 0
@@ -188,8 +188,8 @@ def test_equal_copies_are_read_once():
     scorer = models.scorer("Bert")
     # one copy for the three options of one token, whose other tokens are the same
     asked = [LogLikelihood("The rain", option) for option in (" a", " b", " c")]
-    assert all(len(each) == 1 for each in scorer._encode(asked))
-    assert sum(map(len, scorer._plan(scorer._encode(asked)))) == 1
+    assert all(len(each) == 1 for each in scorer.encoder.requests(asked))
+    assert sum(map(len, scorer._plan(scorer.encoder.requests(asked)))) == 1
     assert len(scorer.answer([*asked, *asked])) == 6
 
 
@@ -213,7 +213,7 @@ def test_long_texts_lose_their_beginning(caplog):
     ]
     ids = scorer.tokenizer(long.context + long.continuation)["input_ids"]
     ids = ids[:1] + ids[len(ids) - 63 :]
-    number = len(scorer._encode([long])[0])
+    number = len(scorer.encoder.requests([long])[0])
     places = range(63 - number, 63)
     expected = sum(logs(scorer.model, ids[:at] + [scorer.mask] + ids[at + 1 :], at)[ids[at]].item() for at in places)
     assert answers[0].loglikelihood == pytest.approx(expected, abs=1e-4)

@@ -112,9 +112,9 @@ def test_what_was_asked_before_changes_no_bit(name, requests, solved):
 
 def test_a_model_that_forgets_stems_is_found_out(monkeypatch, solved, caplog):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
-    scorer.costs, body = CHEAP, scorer.body.forward
+    scorer.costs, body = CHEAP, scorer.reader.body.forward
     monkeypatch.setattr(
-        scorer.body,
+        scorer.reader.body,
         "forward",
         lambda input_ids, attention_mask=None, past_key_values=None, **given: body(
             input_ids=input_ids,
@@ -132,24 +132,24 @@ def test_a_model_that_forgets_stems_is_found_out(monkeypatch, solved, caplog):
 
 def test_no_stem_is_held_after_an_error(monkeypatch, solved):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
-    scorer.costs, answer = CHEAP, scorer._answer
+    scorer.costs, answer = CHEAP, scorer.reader.answer
 
     def dies(pack):
         answer(pack)
-        raise KeyboardInterrupt if scorer._past[0] else ValueError
+        raise KeyboardInterrupt if scorer.reader._past[0] else ValueError
 
     monkeypatch.setattr(scorer, "_fault", lambda *_: "")
-    monkeypatch.setattr(scorer, "_answer", lambda pack: dies(pack) if pack.stem else answer(pack))
+    monkeypatch.setattr(scorer.reader, "answer", lambda pack: dies(pack) if pack.stem else answer(pack))
     with pytest.raises(KeyboardInterrupt):
         scorer.score(solved)
-    assert scorer._past[0] == ()
+    assert scorer.reader._past[0] == ()
 
 
 def test_a_short_stem_does_not_hold_a_long_one():
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
-    long = scorer._stem(((3, 4), tuple(range(5, 45))))
+    long = scorer.reader._stem(((3, 4), tuple(range(5, 45))))
     keys = long.layers[0].keys[..., :2, :].clone()
-    short = scorer._stem(((3, 4), (7,))).layers[0].keys
+    short = scorer.reader._stem(((3, 4), (7,))).layers[0].keys
     assert torch.equal(short[..., :2, :], keys)
     assert short.untyped_storage().nbytes() == short.nbytes
 
@@ -159,12 +159,14 @@ def test_a_stem_is_read_once(monkeypatch, solved):
     scorer.costs, encoded = CHEAP, scorer.encoder.pairs(solved)
     monkeypatch.setattr(scorer, "_fault", lambda *_: "")
     packs = scorer._plan(encoded)
-    read, body = [], scorer.body.forward
+    read, body = [], scorer.reader.body.forward
     monkeypatch.setattr(
-        scorer.body, "forward", lambda input_ids, **given: read.append(input_ids.shape[1]) or body(input_ids, **given)
+        scorer.reader.body,
+        "forward",
+        lambda input_ids, **given: read.append(input_ids.shape[1]) or body(input_ids, **given),
     )
     for pack in packs:
-        scorer._answer(pack)
+        scorer.reader.answer(pack)
     stems = {pack.stem[:end] for pack in packs for end in range(1, len(pack.stem) + 1)}
     assert len(stems) > 2
     assert sorted(read) == sorted([*(pack.tokens_BN.shape[1] for pack in packs), *(len(stem[-1]) for stem in stems)])
@@ -205,7 +207,7 @@ def test_a_pack_without_memory_names_the_setting(monkeypatch, requests, error):
     def full(*_, **__):
         raise error
 
-    monkeypatch.setattr(scorer.body, "forward", full)
+    monkeypatch.setattr(scorer.reader.body, "forward", full)
     with pytest.raises(ConfigError, match="set machine.tokens_per_pack to less"):
         scorer.score(requests)
     monkeypatch.setattr(scorer, "_fault", lambda *_: "")
@@ -224,8 +226,8 @@ def test_what_a_window_cannot_reach_is_not_packed(name, requests):
 
 def test_a_model_that_ignores_the_mask_is_found_out(monkeypatch, requests, caplog):
     scorer = CausalScorer(models.model("Llama"), models.tokenizer(), 256)
-    body = scorer.body.forward
-    monkeypatch.setattr(scorer.body, "forward", lambda input_ids, use_cache, **_: body(input_ids=input_ids))
+    body = scorer.reader.body.forward
+    monkeypatch.setattr(scorer.reader.body, "forward", lambda input_ids, use_cache, **_: body(input_ids=input_ids))
     with caplog.at_level(logging.WARNING):
         answers = scorer.score(requests)
     assert "LlamaForCausalLM does not allow packed scoring" in caplog.text
@@ -278,9 +280,9 @@ def test_logits_in_pieces(monkeypatch, requests):
     scorer = CausalScorer(models.model("Gemma2"), models.tokenizer(), 256)
     whole = scorer.score(requests)
     encoded = scorer.encoder.pairs(requests)
-    plain = [scorer._alone(each)[0] for each in encoded]
-    monkeypatch.setattr("pipeline.language_model.causal.LOGITS", 7 * 320)
-    assert [scorer._alone(each)[0] for each in encoded] == pytest.approx(plain, abs=1e-9)
+    plain = [scorer.reader.alone(each)[0] for each in encoded]
+    monkeypatch.setattr("pipeline.language_model.reading.LOGITS", 7 * 320)
+    assert [scorer.reader.alone(each)[0] for each in encoded] == pytest.approx(plain, abs=1e-9)
     pieces = scorer.score(requests)
     assert all(
         abs(one.loglikelihood - two.loglikelihood) < 1e-4 and one[1:] == two[1:]

@@ -23,8 +23,8 @@ def scorer():
 @pytest.fixture
 def counted(scorer, monkeypatch):
     """How many packs were computed since the last trial."""
-    done, real = [], scorer._answer
-    monkeypatch.setattr(scorer, "_answer", lambda pack: done.append(pack) or real(pack))
+    done, real = [], scorer.reader.answer
+    monkeypatch.setattr(scorer.reader, "answer", lambda pack: done.append(pack) or real(pack))
     monkeypatch.setattr(scorer, "_fault", lambda *_: "")
     return done
 
@@ -64,7 +64,7 @@ def test_resume_with_stems(scorer, counted, solved, tmp_path):
 def test_a_killed_run_goes_on(scorer, counted, requests, tmp_path, monkeypatch):
     whole = scorer.score(requests)
     total = len(counted)
-    real = scorer._answer
+    real = scorer.reader.answer
 
     def dies(pack):
         if len(counted) == 2:
@@ -72,10 +72,10 @@ def test_a_killed_run_goes_on(scorer, counted, requests, tmp_path, monkeypatch):
         return real(pack)
 
     counted.clear()
-    monkeypatch.setattr(scorer, "_answer", dies)
+    monkeypatch.setattr(scorer.reader, "answer", dies)
     with pytest.raises(KeyboardInterrupt):
         scorer.score(requests, scratch=tmp_path)
-    monkeypatch.setattr(scorer, "_answer", real)
+    monkeypatch.setattr(scorer.reader, "answer", real)
     assert scorer.score(requests, scratch=tmp_path) == whole
     assert len(counted) == total
 
