@@ -49,9 +49,10 @@ def nearswap(
         tau = donor - base
         if mode == "quantile":
             return stepped(base, tau.clamp_(-t, t))
-        return choose(
-            tau.abs() <= t, donor, stepped(base, tau.clamp(-t, t))
-        )  # a t that saturates gives the donor itself
+        distance = tau.abs()  # a t that saturates gives the donor itself
+        if distance.numel() and float(distance.amax()) <= t:
+            return donor
+        return choose(distance <= t, donor, stepped(base, tau.clamp(-t, t)))
 
     return elementwise(block, base, donor)
 
