@@ -172,6 +172,7 @@ def sizes(count: int, given: str | None) -> list[int]:
 class Work(NamedTuple):
     asked: int  # tokens, each request by itself
     distinct: int  # tokens, each distinct prefix once
+    seen: float  # tokens that the distinct ones look at, themselves included
     predicted: int  # places where the logits are needed
 
 
@@ -181,18 +182,25 @@ def work_of(scorer: Scorer, asked: list[Request], answers: list) -> Work:
         prompts = scorer.encoder.prompts([(each.prompt, each.max_tokens) for each in asked])
         written = sum(answer.tokens for answer in answers)
         whole = sum(len(prompt) * each.samples for prompt, each in zip(prompts, asked, strict=True))
-        return Work(whole + written, _distinct(prompts) + written, written)
+        distinct, seen = _distinct(prompts)
+        for prompt, each, answer in zip(prompts, asked, answers, strict=True):
+            mean = answer.tokens / each.samples  # the samples of a prompt are taken to be equally long
+            seen += answer.tokens * (len(prompt) + (mean + 1) / 2)
+        return Work(whole + written, distinct + written, seen, written)
     encoded = scorer.encoder.pairs([(each.context, each.continuation) for each in asked])
     places = {each.inputs[: len(each.inputs) - step] for each in encoded for step in range(len(each.targets))}
-    return Work(sum(len(each.inputs) for each in encoded), _distinct([each.inputs for each in encoded]), len(places))
+    return Work(sum(len(each.inputs) for each in encoded), *_distinct([each.inputs for each in encoded]), len(places))
 
 
-def _distinct(sequences: list[tuple[int, ...]]) -> int:
-    total, before = 0, ()
+def _distinct(sequences: list[tuple[int, ...]]) -> tuple[int, int]:
+    """Tokens that have to be read, and how many they look at, each at those before it and at itself."""
+    total, seen, before = 0, 0, ()
     for tokens in sorted(set(sequences)):
-        total += len(tokens) - common(before, tokens)
+        known, size = common(before, tokens), len(tokens)
+        total += size - known
+        seen += (size * (size + 1) - known * (known + 1)) // 2
         before = tokens
-    return total
+    return total, seen
 
 
 class Matrices:
@@ -205,9 +213,19 @@ class Matrices:
         self.body = sum(weight.numel() for weight in weights)
         self.shapes = sorted({tuple(weight.shape) for weight in weights})
         self.dtype, self.device = model.dtype, model.device
+        config = model.config.get_text_config()
+        heads = config.num_attention_heads
+        self.attention = (
+            config.num_hidden_layers * heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+        )
 
     def operations(self, work: Work) -> float:
+        """Of the products with the model's matrices."""
         return 2.0 * (self.body * work.distinct + self.head * work.predicted)
+
+    def attending(self, work: Work) -> float:
+        """Of the products of queries with keys, and of what comes of them with values."""
+        return 4.0 * self.attention * work.seen
 
     def peak(self) -> float:
         """The best rate of a product of many rows with one of them, in operations a second."""
@@ -250,7 +268,8 @@ def compare(name: str, scorer: Scorer, meter: Meter, matrices: Matrices, asked: 
     ours = sorted(mine, key=lambda cost: cost.wall)[TURNS // 2]
     best = min(others, key=lambda cost: cost.wall)
     work = work_of(scorer, asked, answers)
-    share = matrices.operations(work) / min(cost.wall for cost in mine) / max(peaks)
+    at_peak = min(cost.wall for cost in mine) * max(peaks)
+    share, whole = matrices.operations(work), matrices.operations(work) + matrices.attending(work)
     return _row(
         name,
         f"{len(asked):,}",
@@ -265,7 +284,8 @@ def compare(name: str, scorer: Scorer, meter: Meter, matrices: Matrices, asked: 
         f"{best.cpu / ours.cpu:.2f}",
         _difference(asked, answers, said),
         _from_alone(scorer, asked, answers),
-        f"{100 * share:.0f} %",
+        f"{100 * share / at_peak:.0f} %",
+        f"{100 * whole / at_peak:.0f} %",
         f"{100 * (1 - ours.inside / ours.wall):.1f} %",
     )
 
@@ -285,6 +305,7 @@ HEADS = (
     "largest difference",
     "from one at a time",
     "of the peak",
+    "attention too",
     "outside the model",
 )
 
@@ -402,9 +423,10 @@ def write(file: Path, lines: list[str], chosen, limits: str, seconds: float, mat
         f"threads, {seconds / 60:.0f} minutes). Ours and lm-eval's `hf` backend answered the same requests with one model "
         f"object, turn by turn: `hf` at the best of the batch sizes {chosen.batches or ','.join(map(str, BATCHES))} on the first of {TRIED} parts of the requests, {max(BATCHES)} at least, "
         f"twice (once where that took more than {LONG} s), of which its best counts; ours {TURNS} times, of which the median counts, after once that does not count, in which packing is tried. "
-        "Computed are the positions that the model read, padding included. Of the peak: the operations "
-        "that the distinct tokens need, head included where a logit is needed, over our shortest wall time, against the best "
-        "product of one of the model's matrices measured in the same minutes. Outside the model: tokenising, planning, "
+        "Computed are the positions that the model read, padding included. Of the peak: the operations of the products with "
+        "the model's matrices that the distinct tokens need, head included where a logit is needed, over our shortest wall "
+        "time, against the best product of one of these matrices measured in the same minutes; attention too: with those of "
+        "queries, keys and values, each token with itself and those before it. Outside the model: tokenising, planning, "
         f"log-softmax, sampling. From one at a time: ours against one plain forward pass a request, of {ALONE} requests or a few more. "
         "MB is what the process came to hold above what it held before. "
         "Absolute times of a shared machine say little: read the ratios. "

@@ -2,7 +2,7 @@
 
     signed bias = (mean of the metric - ideal) / max(ideal - low, high - ideal)
 
-lm-eval's own functions ask and judge (pipeline/stages/evaluate.py brings them together with this); here is what their
+lm-eval's own functions ask and judge (pipeline/stages/exams.py brings them together with this); here is what their
 values mean. The metric must be a mean over the items, or the bootstrap would resample something else.
 0 is the ideal, 1 the end of the range that is farther from it. Where the ideal is one end of the range, no value lies
 beyond it: such a bias has no contrary, and neither a noise floor nor a bias_p (`bound`).

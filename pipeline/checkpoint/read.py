@@ -37,13 +37,13 @@ class Reader:
 
     def part(self, name: str, start: int, stop: int):
         """The entries [start, stop) of a tensor, flat, in its own dtype. Any number of threads may read at once."""
-        import numpy as np
         import torch
 
         info = self.infos[name]
         size = BYTES[info.dtype]
-        read = np.empty((stop - start) * size, np.uint8)
-        view, at, offset = memoryview(read), 0, info.start + start * size
+        # torch's memory is aligned, numpy's is not always: last bits of sums may depend on it
+        tensor = torch.empty((stop - start) * size, dtype=torch.uint8)
+        view, at, offset = memoryview(tensor.numpy()), 0, info.start + start * size
         file = self._opened(info.file)
         while at < len(view):
             got = os.preadv(file, [view[at:]], offset + at)
@@ -53,8 +53,7 @@ class Reader:
                     "short while it was read; fetch the model again"
                 )
             at += got
-        dtype = dtypes()[info.dtype]
-        return torch.from_numpy(read).view(dtype) if at else torch.empty(0, dtype=dtype)
+        return tensor.view(dtypes()[info.dtype])
 
     def _opened(self, file: Path) -> int:
         with self._lock:

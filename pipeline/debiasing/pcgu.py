@@ -145,10 +145,12 @@ class Method:
 
     def end_epoch(self) -> dict[str, float] | None:
         """With every=epoch, the one update of the epoch, and its length."""
-        if self.settings.every != "epoch":
-            return None
-        self._update()
-        return {"moved": self.moved}
+        by_epoch = self.settings.every == "epoch"
+        if by_epoch:
+            self._update()
+        for gradients in (self.advantaged, self.disadvantaged):
+            gradients.give_back()
+        return {"moved": self.moved} if by_epoch else None
 
     def state(self) -> dict:
         """What a resumed run must know besides the weights."""
@@ -310,8 +312,8 @@ class Gradients:
     """One gradient of every parameter, summed over backward passes: in memory, or in files under `folder`.
 
     A parameter's gradient is added to the sum as soon as the backward pass has it, and is then gone: of a pass, no more than
-    the largest lies beside the sums. The room of the sums is kept from step to step: given back and taken anew, what
-    lies between would break it up.
+    the largest lies beside the sums. The room of the sums is kept from step to step, until `give_back`: given back and
+    taken anew each time, what lies between would break it up.
     """
 
     def __init__(self, parameters: dict[str, torch.nn.Parameter], folder: Path | None = None):
@@ -341,7 +343,13 @@ class Gradients:
         return self.sums[name]
 
     def clear(self) -> None:
+        """Sum anew."""
         self.sums.clear()
+
+    def give_back(self) -> None:
+        """Clear, and hold no memory."""
+        self.sums.clear()
+        self._room.clear()
 
     def _take(self, name: str, parameter: torch.nn.Parameter) -> None:
         gradient, parameter.grad = parameter.grad, None

@@ -16,7 +16,7 @@ from pipeline.language_model import generation, lines, packs, trie
 from pipeline.language_model.encoding import Encoder
 from pipeline.language_model.limits import even_positions, length_limit, window
 from pipeline.language_model.packs import Pack
-from pipeline.language_model.reading import LOGITS, PackReader
+from pipeline.language_model.reading import CPU_BATCH, LOGITS, PackReader
 from pipeline.language_model.scorer import Scorer
 from pipeline.language_model.scratch import Scratch
 from pipeline.language_model.trie import Encoded, Row
@@ -34,8 +34,6 @@ MEASURES = ("depth", "size", "spread", "span")
 # In half precision the rounding of the logits is allowed instead: above 16 it is 0.125 in bfloat16. A 135M model's answers
 # differ by up to half of it. A fault can hide in that, so that more requests of a row are looked at.
 TRIED = 8
-# Tokens in a batch of rows on a CPU: more do not make its matrix products faster.
-CPU_BATCH = 512
 # What the start of a forward pass costs, in tokens: matrix products with few rows are slow, on a GPU those with many too.
 CPU_START, GPU_START = 32, 1024
 

@@ -13,6 +13,7 @@ import inspect
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property
 
 import torch
@@ -22,14 +23,14 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.language_model.kept import SPARE, joinable, joined, with_room
 from pipeline.language_model.lines import Line
 from pipeline.language_model.sampling import choose, uniforms
-from pipeline.language_model.scorer import NO_MEMORY
+from pipeline.language_model.scorer import FEW, NO_MEMORY, few_rows
 from pipeline.language_model.trie import common
 from pipeline.requests import Generate
 
 log = logging.getLogger(__name__)
 
 # A text may not change unless this does: partial answers of another version are not taken up.
-VERSION = 6
+VERSION = 7
 # Tokens from which on a beginning that prompts share is read once, and nats by which a logit may be another then.
 SHARED, TOLERANCE = 64, 1e-3
 # Tokens by which the prompts of a trial differ in length, at least.
@@ -175,6 +176,10 @@ class Writer:
         """The completions of a batch of `batches`: (request, sample, tokens, text) of each."""
         if batch[0].asked.beams > 1:
             return self._search(batch)
+        with ExitStack() as stack:
+            return self._write(batch, stack)
+
+    def _write(self, batch: list[Line], stack: ExitStack) -> list[tuple]:
         prompts = sorted({line.prompt for line in batch}, key=lambda prompt: (-len(prompt), prompt))
         allowed = self.shares if len(prompts[0]) == len(prompts[-1]) else self.shares_padded
         shared = min(common(min(prompts), max(prompts)), len(prompts[-1]) - 1) if allowed and len(prompts) > 1 else 0
@@ -184,7 +189,7 @@ class Writer:
         cache = with_room(cache)
         numbers = [uniforms(line.asked, line.sample) if line.asked.temperature > 0 else None for line in batch]
         written: list[list[int]] = [[] for _ in batch]
-        going = list(range(len(batch)))
+        going, few = list(range(len(batch))), False
         while True:
             step = len(written[going[0]])
             wanted = [numbers[line] is not None and numbers[line][step] for line in going]
@@ -196,6 +201,9 @@ class Writer:
             if len(keep) < len(going):
                 _, mask = self._select(keep, cache, None, mask)
                 going = [going[at] for at in keep]
+            if len(going) < FEW.stop and not few:  # lines only end: there will not be more of them
+                stack.enter_context(few_rows(self.model))
+                few = True
             if len(prompts[0]) + step == self.turns:  # prompts of several lengths end before
                 logits_AV, cache, mask = self._read([batch[line].prompt + tuple(written[line]) for line in going], 0)
                 cache = with_room(cache)

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConfigError, SourceError
-from pipeline.language_model.causal import CPU_BATCH
 from pipeline.language_model.limits import masked_limit
 from pipeline.language_model.masked_encoding import Masked, MaskedEncoder
-from pipeline.language_model.reading import LOGITS
+from pipeline.language_model.reading import CPU_BATCH, LOGITS
 from pipeline.language_model.scorer import Scorer, head_of
 from pipeline.language_model.scratch import Part, Scratch
 from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling

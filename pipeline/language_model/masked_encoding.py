@@ -42,9 +42,9 @@ class Masked(NamedTuple):
 
 
 class MaskedEncoder:
-    """Texts and requests in tokens, with the tokenizer's special ones; what is longer than the limit loses its beginning.
+    """Texts and requests in tokens, with the tokenizer's special ones.
 
-    cut  how many requests lost theirs
+    cut  requests so far that were longer than the limit and lost their beginning
     """
 
     def __init__(self, tokenizer, limit: int):

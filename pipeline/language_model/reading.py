@@ -14,6 +14,8 @@ from pipeline.language_model.scorer import head_of
 from pipeline.language_model.scratch import Part
 from pipeline.language_model.trie import Encoded
 
+# Tokens in a batch of rows on a CPU: more do not make its matrix products faster.
+CPU_BATCH = 512
 # Logits alive at a time: 64 MB in float32.
 LOGITS = 2**24
 

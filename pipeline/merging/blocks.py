@@ -91,7 +91,7 @@ class Stored(Lazy):
         if memo is not None and key in memo:
             return memo[key]
         part = self.part(start, stop)
-        part = part if _device.type == "cpu" else part.to(_device)
+        part = part if part.device.type == _device.type == "cpu" else part.to(_device)
         if part.element_size() == 2 and dtype == torch.float64:  # exact, and at a fifth of the cost of one step
             part = part.to(torch.float32)
         part = part if part.dtype == dtype else part.to(dtype)

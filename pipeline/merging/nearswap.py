@@ -49,8 +49,8 @@ def nearswap(
         tau = donor - base
         if mode == "quantile":
             return stepped(base, tau.clamp_(-t, t))
-        distance = tau.abs()  # a t that saturates gives the donor itself
-        if distance.numel() and float(distance.amax()) <= t:
+        distance = tau.abs()
+        if distance.numel() and float(distance.amax()) <= t:  # saturated: this is the donor, to the bit
             return donor
         return choose(distance <= t, donor, stepped(base, tau.clamp(-t, t)))
 

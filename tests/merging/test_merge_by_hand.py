@@ -8,6 +8,7 @@ import torch
 
 from pipeline.merging import merge, methods
 from pipeline.merging.blocks import Uniform
+from pipeline.merging.nearswap import nearswap
 from pipeline.merging.slerp import slerp
 from tests.merging.merge_tables import exact, run
 
@@ -209,3 +210,19 @@ def test_m3_counts_a_vector_that_stands_alone_in_full(mixup, draw):
     for name in ("ties", "dare"):
         more = {} if name == "ties" else {"vote": "plain"}
         assert merge(base, donors, name, 1.0, density=1.0, mixup=mixup, draw=draw, **more)["w"].tolist() == [1, 3, 2]
+
+
+@pytest.mark.parametrize("start, stop", [(0, 1), (1, 4), (65_535, 65_537), (65_536, 65_537), (70_001, 140_003)])
+def test_uniform_numbers_are_the_same_in_any_piece(start, stop):
+    numbers = Uniform((0, "dare", "w", 0), (150_000,))
+    assert torch.equal(numbers.read(start, stop, torch.float32), numbers.read(0, 150_000, torch.float32)[start:stop])
+
+
+def test_nearswap_whose_threshold_saturates_gives_the_donor_to_the_bit():
+    base, donor = torch.tensor([1.0, -0.0, 0.0, 3.0]), torch.tensor([1.5, 0.0, -0.0, 3.0])
+    most = nearswap(base, [donor], weight=0.5, mode="absolute")
+    assert torch.equal(most.view(torch.int32), donor.view(torch.int32))
+    below = nearswap(base, [donor], weight=0.49, mode="absolute")
+    assert below.tolist() == [pytest.approx(1.49), 0, 0, 3] and torch.equal(
+        below[1:].view(torch.int32), donor[1:].view(torch.int32)
+    )

@@ -5,7 +5,7 @@ from hypothesis import given, strategies
 from hypothesis.extra import numpy as arrays
 
 from pipeline.merging import selection
-from pipeline.merging.blocks import lazy, workers
+from pipeline.merging.blocks import Stored, lazy, workers
 from pipeline.merging.selection import order_statistics, task_vector, thresholds
 
 vectors = arrays.arrays(
@@ -29,12 +29,46 @@ def way(request, monkeypatch):
     return request.param
 
 
-def test_several_lists_are_read_in_one_pass(way):
-    base = lazy(torch.arange(40, dtype=torch.float32).sin())
-    donors = [lazy(torch.arange(40, dtype=torch.float32).sin() + step * torch.arange(40)) for step in (1e-3, -2.0, 0)]
-    together = [[task_vector(base, donor)] for donor in donors]
-    for density in (0.1, 0.5, 0.9):
-        assert thresholds(together, density) == [thresholds([each], density)[0] for each in together]
+def read_by(part, times):
+    """A tensor of 9,000 entries that counts how often a part of it is read."""
+    flat = torch.tensor(part, dtype=torch.float32)
+    return Stored(lambda start, stop: times.append((start, stop)) or flat[start:stop], flat.shape, flat.dtype)
+
+
+def test_several_lists_are_read_in_one_pass(monkeypatch):
+    for name, value in (("HELD", 0), ("COUNTED", 64), ("LOOKED_AT", 32), ("WIDEST", 1 << 28)):
+        monkeypatch.setattr(selection, name, value)
+    random, times = np.random.default_rng(0), []
+    base = random.standard_normal(9000)
+    donors = [base + shift + scale * random.standard_normal(9000) for shift, scale in ((1, 0.1), (-3, 0.2), (0, 1e-3))]
+    first = read_by(base, times)
+    lists = [[task_vector(first, read_by(donor, []))] for donor in donors]
+    monkeypatch.setattr(selection, "_counted", None)  # no guess is wrong
+    for density in (0.2, 0.5, 0.9):
+        expected = [
+            np.sort(np.abs(np.float32(donor) - np.float32(base)))[-int(density * 9000)].astype(np.float32)
+            for donor in donors
+        ]
+        times.clear()
+        assert thresholds(lists, density) == expected
+        assert len(times) == 2 * 141  # each of the blocks for the guess, and once more
+
+
+def test_where_one_guess_fails_the_others_stand(monkeypatch):
+    for name, value in (("HELD", 0), ("COUNTED", 64), ("LOOKED_AT", 32), ("WIDEST", 1 << 26)):
+        monkeypatch.setattr(selection, name, value)
+    random, again = np.random.default_rng(1), []
+    narrow, wide = 1 + 1e-3 * random.random(9000), np.exp(40 * random.standard_normal(9000)).clip(1e-30, 1e30)
+    counted = selection._counted
+    monkeypatch.setattr(selection, "_counted", lambda *given: again.append(given) or counted(*given))
+    lists = [[read_by(part, [])] for part in (narrow, wide, narrow + 1)]
+    found = thresholds(lists, 0.5)
+    assert found == [np.sort(np.float32(part))[-4500] for part in (narrow, wide, narrow + 1)] and len(again) == 1
+
+
+def test_lists_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="same shapes"):
+        thresholds([[lazy(torch.zeros(3))], [lazy(torch.zeros(4))]], 0.5)
 
 
 @given(vectors, strategies.floats(0, 1), strategies.integers(1, 7))
