@@ -338,6 +338,38 @@ def test_a_row_of_a_dropped_merge_is_the_same(cell):
     assert before["row"]["effective_weight"] == pytest.approx(0.3, abs=0.02) and before["row"]["weights_sha256"]
 
 
+def test_a_merge_of_a_method_whose_code_has_changed_is_told(cell, monkeypatch):
+    """Also where only what it shares with its other weights is of the old code."""
+    one, other = (
+        cell("donor.epochs=1", "stages=[fetch,merge]", "merge=ties", f"weight={weight}") for weight in (0.3, 0.6)
+    )
+    recipe.run(one)
+    assert not any("raise version" in note for note in recipe.collect(one)["notes"])
+    monkeypatch.setattr("pipeline.recipe.outcome.source_of", lambda name: "changed")
+    monkeypatch.setattr("pipeline.stages.merge.source_of", lambda name: "changed")
+    recipe.run(other)
+    assert other.merged.summary["source"] == "changed" != other.line_end[0].summary["source"]
+    for described in (one, other):
+        assert any("raise version in conf/merge/ties.yaml" in note for note in recipe.collect(described)["notes"])
+
+
+def test_comments_and_docstrings_are_no_change_of_a_method(tmp_path, monkeypatch):
+    from pipeline.stages import merge
+
+    monkeypatch.setattr(merge, "__file__", str(tmp_path / "stages" / "merge.py"))
+    (tmp_path / "merging").mkdir()
+    texts = (
+        'def f(x):\n    """Twice."""\n    return 2 * x\n',
+        "def f(x):\n    # twice\n    return 2 * x\n",
+        "def f(x):\n    return 3 * x\n",
+    )
+    found = []
+    for text in texts:
+        (tmp_path / "merging" / "f.py").write_text(text)
+        found.append(merge.source_of("f"))
+    assert found[0] == found[1] != found[2]
+
+
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [

@@ -8,6 +8,7 @@ from pipeline.recipe.cell import Cell, Examined
 from pipeline.recipe.early import leaked
 from pipeline.recipe.identity import files_of
 from pipeline.recipe.models import origin
+from pipeline.stages.merge import source_of
 from pipeline.store import Artifact
 
 RUINED_PERPLEXITY = (
@@ -21,7 +22,7 @@ def collect(cell: Cell) -> dict:
     row, base_row = _place_of_cell(cell), _place_of_base(cell)
     notes = []
     if config["merge"]["name"] != "keep" and cell.merged.told is not None:
-        notes = list(cell.merged.summary.get("notes", []))
+        notes = [*_of_source(cell), *cell.merged.summary.get("notes", [])]
     for group, tuned in cell.tuned.items():
         if tuned.told is not None:
             row |= _tuned(config, group, tuned)
@@ -110,6 +111,18 @@ def _tuned(config: dict, group: str, tuned: Artifact) -> dict:
         for key, value in tuned.summary.items()
         if whole or key.endswith("before") or key in ("pairs", "epoch")
     }
+
+
+def _of_source(cell: Cell) -> list[str]:
+    """Whether a merge, or what it shares with its other weights, was made by a file that has changed since."""
+    name, version = (cell.config["merge"][key] for key in ("name", "version"))
+    made_by = [each.summary.get("source") for each in (cell.merged, *cell.line_end) if each.told is not None]
+    if all(source in (None, source_of(name)) for source in made_by):
+        return []
+    return [
+        f"pipeline/merging/{name}.py is no longer the file that made this merge, and its version is still {version}: if what it "
+        f"computes has changed, raise version in conf/merge/{name}.yaml"
+    ]
 
 
 def _of_exams(cell: Cell) -> list[str]:
