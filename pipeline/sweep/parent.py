@@ -151,11 +151,13 @@ def aggregate(sweep: Sweep, pairs: int) -> int:
 
 
 def _say_where(records: list[dict], failed: list[dict]) -> int:
-    """Without evaluation there is nothing to tabulate: say where the models lie."""
+    """Without evaluation there is nothing to tabulate: say where the models lie, and what is to be known of them."""
     for record in records:
         if record.get("result"):
             for key, folder in record["result"]["artifacts"].items():
                 console.print(f"  {key}: {folder}", soft_wrap=True)
+            for note in record["result"]["notes"]:
+                console.print(f"  note: {note}", soft_wrap=True, markup=False)
     _say_failures(failed)
     return 1 if failed else 0
 
