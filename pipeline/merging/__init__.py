@@ -19,6 +19,7 @@ from pipeline.checkpoint.read import count_not_finite
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.merging.blocks import lazy, working_dtype
 from pipeline.merging.method import Method, bind, defaults, methods
+from pipeline.merging.orientation import is_transposed
 
 __all__ = ["Method", "bind", "defaults", "merge", "methods"]
 
@@ -29,41 +30,93 @@ def merge(
     method: str,
     weight: float | None = None,
     shares: Sequence[float] | None = None,
+    statistics: list[dict[str, Tensor]] | None = None,
+    model_type: str | None = None,
     **settings,
 ) -> dict[str, Tensor]:
     """Merge dicts of tensors; the result has the base's names, shapes and dtypes, and shares no memory with it.
 
-    method    one of `methods()`
-    weight    what the donors count, 0 (the base) to 1; None for a method that uses none
-    shares    how the donors split it, one number a donor; None = equally
-    settings  the method's own; those left out have their defaults
+    method      one of `methods()`
+    weight      what the donors count, 0 (the base) to 1; None for a method that uses none
+    shares      how the donors split it, one number a donor; None = equally
+    statistics  for regmean, fisher and lewis: a dict of the base and of each donor, by the tensors' names; what they
+                hold stands in the docstring of the method's function. A tensor without one is left out of the dicts
+    model_type  as in config.json: the methods that go by rows must know where matrices are stored turned (gpt2)
+    settings    the method's own; those left out have their defaults
 
     Tensors that are not floating point are the base's.
     Raises ConfigError for a method, setting, weight or shares that cannot be, CheckpointError where names or shapes
-    differ, and for NaN or infinity.
+    differ, and for NaN or infinity. Messages name the keys of the command line: donor.models are `donors`,
+    donor.shares `shares`, and merge.density is the setting `density`.
     """
-    if isinstance(donors, dict):
-        raise ConfigError("donors should be a list of dicts of tensors, found one dict: put it in brackets")
+    models = _models(base, donors)
     bound = bind(method, {**defaults(method), **settings})
     bound.check(weight, shares, len(donors))
+    _refuse_statistics(statistics, len(models), base)
     for i, donor in enumerate(donors):
         _refuse_unlike(base, donor, i)
-    for whose, model in (("the base", base), *((f"donor {i}", donor) for i, donor in enumerate(donors))):
+    for whose, model in models.items():
         _refuse_not_finite(whose, model)
     floats = {
         name: (lazy(tensor), [lazy(donor[name]) for donor in donors])
         for name, tensor in base.items()
         if tensor.is_floating_point()
     }
-    whole = bound.survey(lambda: ((name, *models, None) for name, models in floats.items()), len(donors), shares)
+    found = {name: statistics and [each.get(name) for each in statistics] for name in floats}
+    whole = bound.survey(
+        lambda: ((name, *tensors, found[name]) for name, tensors in floats.items()), len(donors), shares
+    )
     merged = {}
     for name, tensor in base.items():
         if name in floats:
-            result = bound(*floats[name], weight=weight, shares=shares, whole=whole, name=name)
+            given = {
+                "shares": shares,
+                "whole": whole,
+                "name": name,
+                "transposed": is_transposed(model_type, name),
+                "statistics": found[name],
+            }
+            result = bound(*floats[name], weight=weight, **given)
             merged[name] = result.whole(working_dtype(tensor)).to(tensor.dtype, copy=True)
         else:
             merged[name] = tensor.clone()
     return merged
+
+
+def _models(base: dict[str, Tensor], donors: list[dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The models by what messages call them; ConfigError for what is no list of dicts of tensors."""
+    if isinstance(donors, dict):
+        raise ConfigError("donors should be a list of dicts of tensors, found one dict: put it in brackets")
+    models = {"the base": base, **{f"donor {i}": donor for i, donor in enumerate(donors)}}
+    for whose, model in models.items():
+        _refuse_no_tensors(whose, model)
+    return models
+
+
+def _refuse_no_tensors(whose: str, model: dict[str, Tensor]) -> None:
+    if not isinstance(model, dict):
+        raise ConfigError(f"{whose} should be a dict of tensors by their names, found {type(model).__name__}")
+    for name, tensor in model.items():
+        if not isinstance(tensor, Tensor):
+            raise ConfigError(
+                f"{name} of {whose} should be a torch.Tensor, found {type(tensor).__name__}: use torch.as_tensor"
+            )
+
+
+def _refuse_statistics(statistics: list[dict[str, Tensor]] | None, count: int, base: dict[str, Tensor]) -> None:
+    if statistics is None:
+        return
+    if isinstance(statistics, dict) or len(statistics) != count:
+        raise ConfigError(
+            f"statistics should be a list of {count} dicts, of the base and of each donor, found "
+            f"{'one dict' if isinstance(statistics, dict) else len(statistics)}: change statistics"
+        )
+    for place, each in enumerate(statistics):
+        _refuse_no_tensors(f"statistics[{place}]", each)
+        if unknown := sorted(each.keys() - base.keys()):
+            raise ConfigError(
+                f"statistics[{place}] should have names of the base's tensors, found {unknown[0]}: change statistics"
+            )
 
 
 def _refuse_not_finite(whose: str, model: dict[str, Tensor]) -> None:
@@ -77,10 +130,9 @@ def _refuse_not_finite(whose: str, model: dict[str, Tensor]) -> None:
 
 def _refuse_unlike(base: dict[str, Tensor], donor: dict[str, Tensor], place: int) -> None:
     if unlike := sorted(base.keys() ^ donor.keys()):
-        has = "base" if unlike[0] in base else f"donor {place}"
+        has = "the base" if unlike[0] in base else f"donor {place}"
         raise CheckpointError(
-            f"base and donor {place} should have the same tensors, found {unlike[0]} only in the {has}: "
-            "change the dicts"
+            f"base and donor {place} should have the same tensors, found {unlike[0]} only in {has}: change the dicts"
         )
     for name, tensor in base.items():
         if tensor.shape != donor[name].shape:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.merging import bind, defaults
+from pipeline.merging import bind, defaults, merge
 from pipeline.merging.blocks import lazy, workers
 from pipeline.merging.dare import dare
 from pipeline.merging.fisher import fisher
@@ -387,3 +387,43 @@ def test_lazy_tensors_and_threads_change_no_bit():
             merged = method(lazies[0][0], lazies[0][1:], weight=0.3, statistics=streamed)
             assert merged.shape == expected.shape
             assert torch.equal(merged.whole(torch.float32), expected)
+
+
+# ---- on dicts of tensors
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", None])
+def test_calibrated_merges_of_dicts(model_type):
+    """As the functions themselves; a tensor without statistics, and GPT-2's turned matrices."""
+    names, turned = ("h.0.attn.c_attn.weight", "h.1.attn.c_attn.weight"), model_type == "gpt2"
+    base = {**{name: drawn(i, 4, 6) for i, name in enumerate(names)}, "norm": drawn(9, 6), "ids": torch.arange(3)}
+    donor = {
+        name: x + drawn(20 + i, *x.shape) if x.is_floating_point() else x for i, (name, x) in enumerate(base.items())
+    }
+    grams = [{name: a_gram(30 + 2 * i + j, 4 if turned else 6) for j, name in enumerate(names)} for i in range(2)]
+    merged = merge(base, [donor], "regmean", 0.4, statistics=grams, model_type=model_type)
+    assert torch.equal(merged["ids"], base["ids"])
+    torch.testing.assert_close(merged["norm"], torch.lerp(base["norm"], donor["norm"], 0.4))
+    for name in names:
+        wanted = regmean(
+            base[name], [donor[name]], weight=0.4, statistics=[each[name] for each in grams], transposed=turned
+        )
+        torch.testing.assert_close(merged[name], wanted, rtol=0, atol=0)
+
+    squares = [{name: drawn(40 + i, *x.shape) ** 2 for name, x in base.items() if name in names} for i in range(2)]
+    merged = merge(base, [donor], "fisher", 0.4, statistics=squares, model_type=model_type)
+    whole = fisher_survey(
+        lambda: ((name, base[name], [donor[name]], [each.get(name) for each in squares]) for name in (*names, "norm")),
+        1, **defaults("fisher"),
+    )  # fmt: skip
+    for name in names:
+        found = [each[name] for each in squares]
+        wanted = fisher(base[name], [donor[name]], weight=0.4, statistics=found, whole=whole)
+        torch.testing.assert_close(merged[name], wanted, rtol=0, atol=0)
+
+    activations = [
+        {name: drawn(50 + i, 4, 1) ** 2 if turned else drawn(50 + i, 1, 6) ** 2 for name in names} for i in range(2)
+    ]
+    merged = merge(base, [donor], "lewis", 1.0, statistics=activations, model_type=model_type)
+    kept = [(merged[name] != base[name]).float().mean() for name in names]
+    assert sorted(round(float(share) * 24) for share in kept) == [int(24 * 0.3), int(24 * 0.8)]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,8 +76,26 @@ def test_dicts_that_do_not_fit():
         CheckpointError, match=r"w should have one shape, found \[2, 2\] in the base and \[3\] in donor 0"
     ):
         merge(BASE, [{"w": torch.ones(3)}], "linear", 0.5)
-    with pytest.raises(CheckpointError, match="found v only in the donor 1"):
+    with pytest.raises(CheckpointError, match="found v only in donor 1"):
         merge(BASE, [BASE, BASE | {"v": torch.ones(1)}], "linear", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("models", "given", "said"),
+    [
+        ((BASE, BASE), {}, "found one dict: put it in brackets"),
+        ((BASE, [{"w": np.ones((2, 2))}]), {}, "w of donor 0 should be a torch.Tensor, found ndarray: use"),
+        (({"w": [1.0]}, [BASE]), {}, "w of the base should be a torch.Tensor, found list"),
+        ((BASE, [torch.ones(2)]), {}, "donor 0 should be a dict of tensors by their names, found Tensor"),
+        ((BASE, [BASE]), {"statistics": BASE}, "statistics should be a list of 2 dicts, .* found one dict"),
+        ((BASE, [BASE]), {"statistics": [BASE]}, "statistics should be a list of 2 dicts, .* found 1"),
+        ((BASE, [BASE]), {"statistics": [{}, {"v": torch.ones(2)}]}, r"statistics\[1\] .* found v"),
+        ((BASE, [BASE]), {"statistics": [{}, {"w": 1}]}, r"w of statistics\[1\] should be a torch.Tensor, found int"),
+    ],
+)
+def test_what_is_no_list_of_dicts_of_tensors(models, given, said):
+    with pytest.raises(ConfigError, match=said):
+        merge(*models, "regmean", 0.5, **given)
 
 
 def test_keep_needs_neither_weight_nor_donors():
