@@ -25,6 +25,7 @@ for models whose mask is another token.
 Reference: Yu, Jeoung, Kasi, Yu, Ji (2023), Unlearning Bias in Language Models by Partitioning Gradients, Findings of ACL.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -172,15 +173,16 @@ class Method:
         """Add the two gradients of some pairs; returns the sum of their margins. Two backward passes."""
         stereotypes, others = [pair.stereotype for pair in pairs], [pair.anti_stereotype for pair in pairs]
         ask = self.settings.objective
-        if not self.settings.dynamic:
-            stereotype = self.advantaged.add(scores(self.model, stereotypes, ask).sum())
-            return stereotype - self.disadvantaged.add(scores(self.model, others, ask).sum())
-        # which role a side has is known when both have been read
-        stereotype_B, anti_B = (scores(self.model, sides, ask) for sides in (stereotypes, others))
-        likelier_B = stereotype_B.detach() >= anti_B.detach()
-        self.advantaged.add(torch.where(likelier_B, stereotype_B, anti_B).sum(), again=True)
-        self.disadvantaged.add(torch.where(likelier_B, anti_B, stereotype_B).sum())
-        return (stereotype_B - anti_B).sum().item()
+        with untied(self.model) as aliases:
+            if not self.settings.dynamic:
+                stereotype = self.advantaged.add(scores(self.model, stereotypes, ask).sum(), aliases)
+                return stereotype - self.disadvantaged.add(scores(self.model, others, ask).sum(), aliases)
+            # which role a side has is known when both have been read
+            stereotype_B, anti_B = (scores(self.model, sides, ask) for sides in (stereotypes, others))
+            likelier_B = stereotype_B.detach() >= anti_B.detach()
+            self.advantaged.add(torch.where(likelier_B, stereotype_B, anti_B).sum(), aliases, again=True)
+            self.disadvantaged.add(torch.where(likelier_B, anti_B, stereotype_B).sum(), aliases)
+            return (stereotype_B - anti_B).sum().item()
 
     @torch.no_grad()
     def _update(self) -> None:
@@ -308,6 +310,31 @@ class Partition:
             yield from matrix.split(max(1, BLOCK // max(1, matrix.shape[-1])))
 
 
+@contextlib.contextmanager
+def untied(model: torch.nn.Module) -> Iterator[dict[torch.nn.Parameter, list[torch.nn.Parameter]]]:
+    """Within it, of a parameter that several layers share (a tied head) all but the first have an alias, of the same memory.
+
+    Yields the aliases of each. Their gradients come one after the other: of one parameter autograd would hold all of them,
+    and their sum, at a time.
+    """
+    aliases: dict[torch.nn.Parameter, list[torch.nn.Parameter]] = {}
+    seen, places = set(), []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                alias = torch.nn.Parameter(parameter.detach(), parameter.requires_grad)
+                aliases.setdefault(parameter, []).append(alias)
+                places.append((module, name, parameter, alias))
+            seen.add(parameter)
+    try:
+        for module, name, _, alias in places:
+            setattr(module, name, alias)
+        yield aliases
+    finally:
+        for module, name, parameter, _ in places:
+            setattr(module, name, parameter)
+
+
 class Gradients:
     """One gradient of every parameter, summed over backward passes: in memory, or in files under `folder`.
 
@@ -323,11 +350,16 @@ class Gradients:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, value: Tensor, again: bool = False) -> float:
-        """Add the gradient of a scalar, and return the scalar; `again` says that its graph is needed once more."""
+    def add(self, value: Tensor, aliases: dict[torch.nn.Parameter, list] | None = None, again: bool = False) -> float:
+        """Add the gradient of a scalar, and return the scalar.
+
+        aliases  of `untied`: what else stands for a parameter
+        again    the scalar's graph is needed once more
+        """
         hooks = [
-            parameter.register_post_accumulate_grad_hook(lambda parameter, name=name: self._take(name, parameter))
+            each.register_post_accumulate_grad_hook(lambda each, name=name: self._take(name, each))
             for name, parameter in self.parameters.items()
+            for each in (parameter, *(aliases or {}).get(parameter, ()))
         ]
         try:
             value.backward(retain_graph=again)

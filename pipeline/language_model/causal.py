@@ -34,6 +34,8 @@ MEASURES = ("depth", "size", "spread", "span")
 # In half precision the rounding of the logits is allowed instead: above 16 it is 0.125 in bfloat16. A 135M model's answers
 # differ by up to half of it. A fault can hide in that, so that more requests of a row are looked at.
 TRIED = 8
+# Tokens on which it is looked at whether a model is causal.
+SEEN = 8
 # What the start of a forward pass costs, in tokens: matrix products with few rows are slow, on a GPU those with many too.
 CPU_START, GPU_START = 32, 1024
 
@@ -74,6 +76,7 @@ class CausalScorer(Scorer):
         # What is wrong with rows that were tried, by their content: it saves trials, and changes no outcome.
         self._faults: dict[bytes, str] = {}
         self._told: set[str] = set()
+        self._causal = False  # until it was seen
 
     def refuse(self, requests: Sequence[Request]) -> None:
         """Raises ConfigError for settings of a generation that mean nothing."""
@@ -110,6 +113,7 @@ class CausalScorer(Scorer):
         """
         self.refuse(requests)
         prompts = self.encoder.prompts([(asked.prompt, asked.max_tokens) for asked in requests])
+        self._refuse_looking_ahead(prompts)
         writer, wanted = self._writer, lines.lines(prompts, requests)
         most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
         with self.within_memory():
@@ -174,6 +178,7 @@ class CausalScorer(Scorer):
             self.reader.forget()
 
     def _scored(self, encoded: list[Encoded], label: str, scratch: Path | None) -> list[Answer]:
+        self._refuse_looking_ahead([inputs for inputs, _ in encoded])
         planned = self._plan(encoded)
         shapes = [(sum(map(len, pack.stem)), pack.tokens_BN.shape, pack.masked) for pack in planned]
         settings = (VERSION, self.tokens_per_pack, self.horizon, self.costs, CPU_BATCH, LOGITS, shapes)
@@ -184,6 +189,20 @@ class CausalScorer(Scorer):
                 answers[request] = Answer(*answer)
         return answers
 
+    def _refuse_looking_ahead(self, texts: Sequence[Sequence[int]]) -> None:
+        """Raises ConfigError for a model in which tokens see what comes after them; looked at once, on a few tokens."""
+        some = tuple(max(texts, key=len, default=())[:SEEN])
+        if self._causal or len(some) < 2:
+            return
+        with self.within_memory():
+            if self.reader.looks_ahead(some):
+                raise ConfigError(
+                    "model.base must be a causal language model to be scored as one, but in this "
+                    f"{type(self.model).__name__} tokens see those that come after them (is_decoder or "
+                    "use_bidirectional_attention in its config.json says so): choose another model"
+                )
+        self._causal = True
+
     def _plan(self, encoded: list[Encoded]) -> list[Pack]:
         """The packs of the requests, after a trial of some rows of each kind.
 
@@ -192,7 +211,7 @@ class CausalScorer(Scorer):
         horizon, costs = self.horizon, self.costs
         limit = min(self.tokens_per_pack, CPU_BATCH) if self.device.type == "cpu" else self.tokens_per_pack
         while True:
-            rows = trie.rows(encoded, self.tokens_per_pack, horizon, costs)
+            rows = trie.rows(encoded, self.tokens_per_pack, horizon, costs, self.even)
             rows = packs.joined(rows, limit, self.even, horizon, costs)
             refused = self._refused(rows, encoded)
             if refused == "stem":

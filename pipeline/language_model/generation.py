@@ -4,7 +4,8 @@ The prompts of a batch are read first, those of like length together, and their 
 shorter prompt stands padding, which the model is told to pass over (`attention_mask`, `position_ids`). Samples of a prompt
 share what was read of it, and prompts that begin alike (solved examples before each question) share their beginning.
 Trials show whether the model allows either, and both together. Where none is allowed, a batch holds prompts of one length,
-each read whole, and neither mask nor position is given: that is exact for every architecture that has a cache.
+each read whole, and no mask is given. Positions are, where the model takes them: a few count anew from every token that they
+are given. That is exact for every architecture that has a cache.
 """
 
 import copy
@@ -17,6 +18,7 @@ from contextlib import ExitStack
 from functools import cached_property
 
 import torch
+from transformers.cache_utils import Cache
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from pipeline.errors import CheckpointError, ConfigError
@@ -30,7 +32,7 @@ from pipeline.requests import Generate
 log = logging.getLogger(__name__)
 
 # A text may not change unless this does: partial answers of another version are not taken up.
-VERSION = 7
+VERSION = 8
 # Tokens from which on a beginning that prompts share is read once, and nats by which a logit may be another then.
 SHARED, TOLERANCE = 64, 1e-3
 # Tokens by which the prompts of a trial differ in length, at least.
@@ -152,7 +154,7 @@ class Writer:
                 whole = torch.cat([self._alone(prompt) for prompt in prompts], 1)
             try:
                 logits_AV, cache, mask = self._read(prompts, shared, groups)
-                after, _, _ = self._next([prompt[-1] for prompt in prompts], with_room(cache), mask)
+                after, _, _ = self._next([prompt[-1] for prompt in prompts], with_room(cache), mask, len(prompts[0]))
             except (CheckpointError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
                 if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY):
                     raise
@@ -169,7 +171,7 @@ class Writer:
     def _alone(self, prompt: tuple[int, ...]) -> torch.Tensor:
         """The logits after a prompt, and those after its last token once more, of shape [2, 1, V]."""
         logits_AV, cache = self._step([prompt], {})
-        return torch.stack([logits_AV, self._step([prompt[-1:]], cache)[0]])
+        return torch.stack([logits_AV, self._step([prompt[-1:]], cache, None, len(prompt))[0]])
 
     @torch.inference_mode()
     def write(self, batch: list[Line]) -> list[tuple]:
@@ -204,11 +206,12 @@ class Writer:
             if len(going) < FEW.stop and not few:  # lines only end: there will not be more of them
                 stack.enter_context(few_rows(self.model))
                 few = True
-            if len(prompts[0]) + step == self.turns:  # prompts of several lengths end before
+            length = len(prompts[0]) + step
+            if length == self.turns:  # prompts of several lengths end before
                 logits_AV, cache, mask = self._read([batch[line].prompt + tuple(written[line]) for line in going], 0)
                 cache = with_room(cache)
             else:
-                logits_AV, cache, mask = self._next([written[line][-1] for line in going], cache, mask)
+                logits_AV, cache, mask = self._next([written[line][-1] for line in going], cache, mask, length)
         return [
             (line.request, line.sample, len(tokens), self._text(tokens, line.asked.stop))
             for line, tokens in zip(batch, written, strict=True)
@@ -231,7 +234,7 @@ class Writer:
                 self._select([0] * len(some), cache)
             mask = torch.tensor([[1] * shared + [0] * (len(some[0]) - len(rest)) + [1] * len(rest) for rest in some])
             padded = [(0,) * (len(some[0]) - len(rest)) + rest for rest in some]
-            found, cache = self._step(padded, cache, None if mask.all() else mask.to(self.model.device))
+            found, cache = self._step(padded, cache, None if mask.all() else mask.to(self.model.device), shared)
             logits.append(found)
             caches.append(cache)
             masks.append(torch.nn.functional.pad(mask, (len(prompts[0]) - shared - len(some[0]), 0)))
@@ -250,33 +253,40 @@ class Writer:
         return [*groups, (first, len(lengths))]
 
     def _next(
-        self, tokens: list[int], cache: dict, mask: torch.Tensor | None
+        self, tokens: list[int], cache: dict, mask: torch.Tensor | None, before: int
     ) -> tuple[torch.Tensor, dict, torch.Tensor | None]:
         """What `_read` gives, one token of each row further."""
         if mask is not None:
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        return *self._step([(token,) for token in tokens], cache, mask), mask
+        return *self._step([(token,) for token in tokens], cache, mask, before), mask
 
     def _step(
-        self, tokens: list[tuple[int, ...]], cache: dict, mask: torch.Tensor | None = None
+        self, tokens: list[tuple[int, ...]], cache: dict, mask: torch.Tensor | None = None, before: int = 0
     ) -> tuple[torch.Tensor, dict]:
         """The logits after the last of some tokens, and what is kept of all that was read, under the model's name for it.
 
-        mask  1 for what is no padding, of all that was read and these; None: there is none
+        mask    1 for what is no padding, of all that was read and these; None: there is none
+        before  tokens that were read, padding included
         """
-        told = {}
+        told, size = {}, len(tokens[0])
+        if "position_ids" in self.known:
+            counted_BN = (
+                torch.arange(before, before + size, device=self.model.device).expand(len(tokens), -1)
+                if mask is None
+                else (mask.cumsum(-1) - 1).clamp_(min=0)[:, -size:]
+            )
+            told["position_ids"] = counted_BN
         if mask is not None:
             told["attention_mask"] = mask
-            if "position_ids" in self.known:
-                told["position_ids"] = (mask.cumsum(-1) - 1).clamp_(min=0)[:, -len(tokens[0]) :]
         outputs = self.model(
             input_ids=torch.tensor(tokens, device=self.model.device), use_cache=True, **self.last_only, **told, **cache
         )
         name = next((name for name in ALL_CACHE_NAMES if outputs.get(name) is not None), None)
-        if name is None or not hasattr(outputs[name], "reorder_cache"):
+        # a model's own kind of cache may keep more than what it selects (MiniMax)
+        if name is None or type(outputs[name]).__module__ != Cache.__module__:
             raise ConfigError(
-                f"model.base must keep what it has read in a cache to write, which {type(self.model).__name__} does not: "
-                "choose another model or a benchmark that asks for log-likelihoods"
+                f"model.base must keep what it has read in one of transformers' caches to write, which "
+                f"{type(self.model).__name__} does not: choose another model or a benchmark that asks for log-likelihoods"
             )
         logits_AV = outputs.logits[:, -1].float()
         if logits_AV.amax().isnan():  # nan if any is

@@ -44,7 +44,8 @@ class Roomy(DynamicLayer):
 def joinable(cache: dict) -> list:
     """The layers of a cache, if they hold keys and values and nothing else; else none."""
     (layers,) = (getattr(kept, "layers", ()) for kept in cache.values())
-    return list(layers) if layers and all(type(layer) in JOINABLE for layer in layers) else []
+    plain = layers and all(type(layer) in JOINABLE and layer.is_initialized for layer in layers)
+    return list(layers) if plain else []
 
 
 def joined(caches: list[dict]) -> dict:

@@ -53,5 +53,5 @@ def masked_limit(model, tokenizer) -> int:
     for name, module in model.named_modules():
         # RoBERTa counts its positions from after the padding token's place: 514 of them are 512 tokens.
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            limit = min(limit, module.num_embeddings - module.padding_idx - 1)
+            limit = min(limit, len(module.weight) - module.padding_idx - 1)
     return limit

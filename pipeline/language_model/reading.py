@@ -1,6 +1,7 @@
 """Packs of token tries, read by a causal model: masks and positions made, shared beginnings kept, logits taken."""
 
 import copy
+import inspect
 import itertools
 
 import numpy as np
@@ -18,13 +19,24 @@ from pipeline.language_model.trie import Encoded
 CPU_BATCH = 512
 # Logits alive at a time: 64 MB in float32.
 LOGITS = 2**24
+# Roundings by which a logit may differ between two rows of a batch that are alike up to there.
+AHEAD = 64
+
+
+def body_of(model) -> torch.nn.Module:
+    """What reads the tokens, without the head: transformers' own word for it, or the part of the model that takes tokens."""
+    for part in (model.get_decoder(), model.base_model, *model.children()):
+        if part is not model and "input_ids" in inspect.signature(part.forward).parameters:
+            return part
+    return model.get_decoder()
 
 
 class PackReader:
     """A causal model that answers one pack after the other; between them it keeps the last stem, and memory for logits."""
 
     def __init__(self, model):
-        self.model, self.body = model, model.get_decoder()
+        self.model, self.body = model, body_of(model)
+        self.known = inspect.signature(model.forward).parameters
         self.forget()
 
     @property
@@ -39,8 +51,10 @@ class PackReader:
     @torch.inference_mode()
     def alone(self, encoded: Encoded) -> tuple[float, float]:
         """Log-likelihood by one plain forward pass of the whole model, and the sum of what each token's logits come to."""
-        logits = self.model(torch.tensor([encoded.inputs], device=self.device), use_cache=False).logits
         targets = torch.tensor(encoded.targets, device=self.device)
+        asked = {"logits_to_keep": len(targets)} if "logits_to_keep" in self.known else {}
+        inputs = torch.tensor([encoded.inputs], device=self.device)
+        logits = self.model(inputs, use_cache=False, **asked).logits
         total, largest, chunk = 0.0, 0.0, max(1, LOGITS // logits.shape[-1])
         for logits_PV, wanted in zip(logits[0, -len(targets) :].split(chunk), targets.split(chunk), strict=True):
             logits_PV, wanted = logits_PV.double(), wanted[:, None]
@@ -48,6 +62,17 @@ class PackReader:
             # the best and the wanted one: others may be -inf
             largest += torch.maximum(logits_PV.amax(-1).abs(), logits_PV.gather(1, wanted)[:, 0].abs()).sum().item()
         return total, largest
+
+    @torch.inference_mode()
+    def looks_ahead(self, tokens: tuple[int, ...]) -> bool:
+        """Whether what follows the first of some tokens depends on the last of them."""
+        other = next((token for token in tokens if token != tokens[-1]), None)
+        if other is None:
+            return False
+        both_BN = torch.tensor([tokens, (*tokens[:-1], other)], device=self.device)
+        one, two = self.model(both_BN, use_cache=False).logits[:, :-1].float()
+        allowed = AHEAD * torch.finfo(self.model.dtype).eps * one.abs().max().clamp(min=1)
+        return bool((one - two).abs().max() > allowed)
 
     @torch.inference_mode()
     def answer(self, pack: Pack) -> Part:

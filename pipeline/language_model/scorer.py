@@ -16,6 +16,9 @@ from pipeline.requests import Answer, Generate, LogLikelihood, Request, Rolling
 # What a failed allocation says of itself where it comes as a plain RuntimeError: on a CPU, by CUDA, by its libraries.
 NO_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
+# What a config says of where it comes from.
+NOT_THE_MODEL = {"_name_or_path", "transformers_version"}
+
 # Rows that `few_rows` multiplies the other way round; of more it saves nothing, and of one neither.
 FEW = range(2, 9)
 
@@ -104,7 +107,7 @@ class Scorer:
 
     @cached_property
     def _digest(self) -> str:
-        """Of the weights, which count by sums, not by bytes: a check, not an identity."""
+        """Of config and weights, which count by sums, not by bytes: a check, not an identity."""
         parts = [
             (
                 name,
@@ -114,7 +117,8 @@ class Scorer:
             )
             for name, tensor in self.model.named_parameters()
         ]
-        return hashlib.sha256(repr((type(self.model).__name__, parts)).encode()).hexdigest()
+        config = {key: value for key, value in self.model.config.to_dict().items() if key not in NOT_THE_MODEL}
+        return hashlib.sha256(repr((type(self.model).__name__, config, parts)).encode()).hexdigest()
 
 
 @contextmanager

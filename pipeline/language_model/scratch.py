@@ -66,7 +66,7 @@ class Scratch:
                 return [tuple(row) for row in part]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         log.warning("%s is not what was written there: its requests are asked again", path)
         return None
@@ -87,7 +87,7 @@ class Scratch:
             found = json.loads(index.read_bytes())["fingerprint"]
         except FileNotFoundError:
             found = None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             found = "unreadable"
         if found == self.fingerprint:
             return

@@ -125,12 +125,13 @@ class Row:
             self.ends[node] = len(self.tokens)
 
 
-def rows(encoded: list[Encoded], limit: int, horizon: float, costs: Costs) -> list[Row]:
+def rows(encoded: list[Encoded], limit: int, horizon: float, costs: Costs, even: float = math.inf) -> list[Row]:
     """The tries of a list of requests, one in each row.
 
     limit    tokens a row may have with its stem; raises ConfigError if a request alone has more
     horizon  longest request, in tokens, that may share a branching row: the reach of a sliding window, 0 where the
              model cannot read a trie at all, infinity where it always can
+    even     tokens beyond which all positions mean something else: no row has requests on both sides of it
     """
     near, far = [], []
     for request in sorted(range(len(encoded)), key=lambda request: encoded[request]):
@@ -141,7 +142,7 @@ def rows(encoded: list[Encoded], limit: int, horizon: float, costs: Costs) -> li
                 f"set machine.tokens_per_pack to {length} or more"
             )
         (near if length <= horizon else far).append(request)
-    return (Forest(encoded, near, limit, costs).rows() if near else []) + _chains(encoded, far)
+    return (Forest(encoded, near, limit, costs).rows() if near else []) + _chains(encoded, far, even)
 
 
 class Forest:
@@ -235,12 +236,13 @@ class Forest:
         return row
 
 
-def _chains(encoded: list[Encoded], order: list[int]) -> list[Row]:
+def _chains(encoded: list[Encoded], order: list[int], even: float) -> list[Row]:
     """A row for each request; what is the beginning of the next shares its row."""
     made: list[Row] = []
     for request in order:
         inputs = encoded[request].inputs
-        if not made or common(made[-1].tokens, inputs) < len(made[-1].tokens):
+        begun = made[-1].tokens if made else []
+        if not made or common(begun, inputs) < len(begun) or len(begun) <= even < len(inputs):
             made.append(Row())
         made[-1].add(request, encoded[request], len(made[-1].tokens))
     for row in made:

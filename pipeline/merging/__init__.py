@@ -11,7 +11,7 @@
 A method `name` is the function `name` in pipeline/merging/name.py, and its defaults stand in conf/merge/name.yaml.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.merging.blocks import lazy, working_dtype
 from pipeline.merging.method import Method, bind, defaults, methods
 from pipeline.merging.orientation import is_transposed
+from pipeline.merging.settings import plain
 
 __all__ = ["Method", "bind", "defaults", "merge", "methods"]
 
@@ -46,10 +47,14 @@ def merge(
 
     Tensors that are not floating point are the base's.
     Raises ConfigError for a method, setting, weight or shares that cannot be, CheckpointError where names or shapes
-    differ, and for NaN or infinity. Messages name the keys of the command line: donor.models are `donors`,
+    differ, and for NaN or infinity in what is given or beyond the base's dtype in the result. Messages name the keys of the command line: donor.models are `donors`,
     donor.shares `shares`, and merge.density is the setting `density`.
     """
-    models = _models(base, donors)
+    models, weight = _models(base, donors), plain(weight)
+    if shares is not None:
+        if not isinstance(shares, Iterable):
+            raise ConfigError(f"shares should be one number for each donor, found {shares!r}: change shares")
+        shares = [plain(share) for share in shares]
     bound = bind(method, {**defaults(method), **settings})
     bound.check(weight, shares, len(donors))
     _refuse_statistics(statistics, len(models), base)
@@ -78,6 +83,7 @@ def merge(
             }
             result = bound(*floats[name], weight=weight, **given)
             merged[name] = result.whole(working_dtype(tensor)).to(tensor.dtype, copy=True)
+            _refuse_overflow(name, merged[name])
         else:
             merged[name] = tensor.clone()
     return merged
@@ -85,8 +91,11 @@ def merge(
 
 def _models(base: dict[str, Tensor], donors: list[dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """The models by what messages call them; ConfigError for what is no list of dicts of tensors."""
-    if isinstance(donors, dict):
-        raise ConfigError("donors should be a list of dicts of tensors, found one dict: put it in brackets")
+    if not isinstance(donors, list | tuple):
+        found = (
+            "one dict: put it in brackets" if isinstance(donors, dict) else f"{type(donors).__name__}: change donors"
+        )
+        raise ConfigError(f"donors should be a list of dicts of tensors, found {found}")
     models = {"the base": base, **{f"donor {i}": donor for i, donor in enumerate(donors)}}
     for whose, model in models.items():
         _refuse_no_tensors(whose, model)
@@ -113,10 +122,24 @@ def _refuse_statistics(statistics: list[dict[str, Tensor]] | None, count: int, b
         )
     for place, each in enumerate(statistics):
         _refuse_no_tensors(f"statistics[{place}]", each)
+        if whole := sorted(name for name, statistic in each.items() if not statistic.is_floating_point()):
+            raise ConfigError(
+                f"{whole[0]} of statistics[{place}] should be floating point, found {each[whole[0]].dtype}: "
+                "change statistics"
+            )
+        _refuse_not_finite(f"statistics[{place}]", each)
         if unknown := sorted(each.keys() - base.keys()):
             raise ConfigError(
                 f"statistics[{place}] should have names of the base's tensors, found {unknown[0]}: change statistics"
             )
+
+
+def _refuse_overflow(name: str, merged: Tensor) -> None:
+    if bad := count_not_finite(merged):
+        raise CheckpointError(
+            f"the merge of {name} should be finite, found {bad} of {merged.numel()} entries beyond the range of "
+            f"{merged.dtype}, the base's dtype: lower weight, scale or shares, or use a base in a wider dtype"
+        )
 
 
 def _refuse_not_finite(whose: str, model: dict[str, Tensor]) -> None:

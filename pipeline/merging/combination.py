@@ -9,17 +9,23 @@ from pipeline.merging.blocks import Lazy, elementwise
 
 # Coefficients that sum to 1 up to the rounding of float64 are taken to sum to 1.
 ROUNDING = 1e-12
+# Sizes of coefficients from which on what is summed cancels, and the rounding of float32 would be seen in what is left.
+CANCELLING = 8.0
 
 
 def combination(coefficients: Sequence[float], tensors: Sequence[Tensor | Lazy]) -> Tensor | Lazy:
-    """sum_i k_i x_i, as x_p - sum_i k_i (x_p - x_i) + (sum_i k_i - 1) x_p, where x_p has the largest coefficient."""
+    """sum_i k_i x_i, as x_p - sum_i k_i (x_p - x_i) + (sum_i k_i - 1) x_p, where x_p has the largest coefficient.
+
+    In float64 where coefficients are so large that the x_i must nearly cancel, as those of nearly opposite directions.
+    """
     k = np.asarray(coefficients, dtype=np.float64)
     pivot = int(np.argmax(np.abs(k)))
     excess = float(np.add.reduce(k)) - 1
+    wide = float(np.add.reduce(np.abs(k))) > CANCELLING
     steps = [(i, float(k[i])) for i in range(len(k)) if i != pivot and k[i] != 0]
 
     def block(first: Tensor, *rest: Tensor) -> Tensor:
-        here = (first, *rest)
+        here = tuple(each.double() for each in (first, *rest)) if wide else (first, *rest)
         result = here[pivot]
         for i, coefficient in steps:
             step = (here[pivot] - here[i]) * coefficient

@@ -113,6 +113,8 @@ def importance(name: str, matrix: Tensor | Lazy, activations: Tensor | Lazy) -> 
         return squares.reshape(-1)[places % columns if is_row else places // columns]
 
     [total] = dots(lambda W, a: [(W * W, a)], matrix, Stored(part, shape, torch.float64))
+    if total < 0:
+        raise CheckpointError(f"the {WHAT} of {name} should not be negative: change merge.calibration")
     return math.sqrt(total)
 
 

@@ -129,12 +129,13 @@ def bind(name: str, settings: dict[str, Any]) -> Method:
     """The method `name` with all of its settings; ConfigError before anything is computed."""
     module = _module(name)
     function, draws_line = getattr(module, name), getattr(module, "LINE", False)
+    settings = {key: setting.plain(value) for key, value in settings.items()}
     setting.check(function, settings, {"scale": (SCALE, 1.0)} if draws_line else {})
     if hasattr(module, "refuse"):
         module.refuse(**settings)
     return Method(
         name,
-        dict(settings),
+        settings,
         function,
         getattr(module, "DONORS", (1, None)),
         draws_line,

@@ -12,6 +12,7 @@ from pipeline.merging.blocks import elementwise, gram
 from pipeline.merging.line import line, mean
 
 DONORS = (2, None)
+NOTHING = 1e-12  # what rounding leaves of a denominator that is zero
 
 
 def model_stock(
@@ -32,7 +33,7 @@ def model_stock(
     shares  weights of the mean; equal if None
     angle   cosine: the mean of the cosines; angle: the cosine of the mean angle
     clamp   true: t is kept in [0, 1]; false: opposed task vectors (c < 0) go beyond the base, without bound at
-            c = -1 / (N - 1)
+            c = -1 / (N - 1), and the base is kept from there on
     notes   counts, by reason, the tensors where the definition degenerates
 
     A zero task vector is at a right angle to everything. Raises nothing; has no weight: the ratio is its own.
@@ -46,7 +47,7 @@ def model_stock(
     pairs = cosines[np.triu_indices(count, 1)]
     c = float(pairs.mean()) if angle == "cosine" else math.cos(float(np.arccos(pairs).mean()))
     denominator = 1 + (count - 1) * c
-    if denominator <= 0:
+    if denominator <= NOTHING:
         notes["the task vectors cancel, so that the ratio has no value and the base is kept"] += 1
         t = 0.0
     else:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.merging.blocks import Lazy, choose, dots, elementwise, lazy
-from pipeline.merging.line import line
+from pipeline.merging.line import line, mean
 from pipeline.merging.selection import order_statistics
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import elect, stepped
@@ -28,7 +28,7 @@ def sce(
 
         tau_i = s_i (donor_i - base)
         select:     the int(density * m) entries of largest variance over i, m = entries of variance > 0; all at density 1
-        calculate:  w_i = mean tau_i^2 over the tensor, normalised
+        calculate:  w_i = sum over the selected entries of tau_i^2, normalised
         erase:      gamma = sign(sum_i tau_i); keep the tau_i with sign gamma
         end = base + sum_i w_i tau_i / sum_i w_i over those kept,  merged = base + a * scale * (end - base)
 
@@ -46,7 +46,7 @@ def sce(
 
     def deviation(base: Tensor, *donors: Tensor) -> Tensor:
         taus = [tau.double() for tau in vectors(base, donors)]
-        centre = sum(taus) / len(taus)
+        centre = mean(taus)  # of equal ones exactly theirs
         # its root, because the variance itself leaves the range of float32 at either end
         return (sum((tau - centre).square() for tau in taus) / len(taus)).sqrt().to(torch.float32)
 

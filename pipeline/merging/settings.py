@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -72,6 +72,13 @@ def _unmet(hint: Any, value: Any) -> str | None:
             else "one of " + ", ".join(map(str, choices))
         )
     return None if (is_number(value) if hint is float else type(value) is hint) else _words(hint)
+
+
+def plain(value: Any) -> Any:
+    """A number of any library as an int or a float; everything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def is_number(value: Any) -> bool:

@@ -230,6 +230,33 @@ def test_a_dynamic_step_does_not_depend_on_which_side_is_called_the_stereotype(m
         torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_the_gradients_of_a_tied_matrix_come_one_by_one(models, kind):
+    """In two additions, whose sum is the gradient; afterwards the model is tied as before, whatever happened."""
+    model, pairs = models[kind]
+    model = copy.deepcopy(model)
+    shared = model.get_input_embeddings().weight
+    if model.get_output_embeddings().weight is not shared:
+        model.get_output_embeddings().weight = shared
+    before = list(model.state_dict())
+    score = pcgu.scores(model, [pairs[0].stereotype]).sum()
+    [wanted] = torch.autograd.grad(score, [shared])
+    gradients, came = pcgu.Gradients({"shared": shared}), []
+    take = gradients._take
+    gradients._take = lambda name, parameter: came.append(parameter) or take(name, parameter)
+    with pytest.raises(KeyError), pcgu.untied(model) as aliases:
+        [alias] = aliases[shared]
+        assert alias.data_ptr() == shared.data_ptr()
+        assert model.get_output_embeddings().weight is alias or model.get_input_embeddings().weight is alias
+        value = pcgu.scores(model, [pairs[0].stereotype]).sum()
+        assert gradients.add(value, aliases) == score.item()
+        raise KeyError
+    assert {id(each) for each in came} == {id(shared), id(alias)}
+    torch.testing.assert_close(gradients["shared"], wanted, rtol=0, atol=0)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight is shared
+    assert list(model.state_dict()) == before and shared.grad is None and alias.grad is None
+
+
 def test_of_equal_cosines_the_first_is_taken():
     similarity = {"a": torch.tensor([0.5, -1.0, torch.inf]), "b": torch.tensor([-1.0, 0.5])}
     chosen = pcgu.smallest(similarity, 3)

@@ -57,6 +57,11 @@ WINDOWED = {
         },
         "sliding_window": None,
     },
+    # their bodies are not where transformers looks for them
+    "ModernBertDecoder": {key: value for key, value in SIZES.items() if key not in ("num_key_value_heads", "head_dim")}
+    | {"local_attention": 48, "global_attn_every_n_layers": 2},
+    "Llama4": SIZES
+    | {"intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 24, "no_rope_layers": [1, 0]},
     "GPTNeo": {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -73,8 +78,20 @@ PADDED = {
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.25},
     "Mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 96, "initializer_range": 0.25},
     "Mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.25},
+    # counts positions anew from every token that it is given, unless it is told them
+    "Bamba": SIZES
+    | {
+        "attn_layer_indices": [1],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 16,
+    },
 }
 ALL = PACKED | WINDOWED | PADDED
+# Read, but cannot write: half of its cache is not in layers.
+MINIMAX = SIZES | {"num_local_experts": 2, "block_size": 16, "layer_types": ["linear_attention", "full_attention"]}
 
 
 @cache
@@ -100,14 +117,15 @@ def tokenizer(bos: bool = False) -> transformers.PreTrainedTokenizerFast:
 @cache
 def model(name: str) -> transformers.PreTrainedModel:
     """A random model of one architecture, always the same one."""
-    if name.startswith("Gemma3"):
-        config, head = transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM
+    settings = MINIMAX if name == "MiniMax" else ALL[name]
+    if name in ("Gemma3", "Llama4"):
+        config, head = (getattr(transformers, f"{name}{kind}") for kind in ("TextConfig", "ForCausalLM"))
     else:
         config = getattr(transformers, f"{name}Config")
         head = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        return head(config(vocab_size=320, bos_token_id=0, eos_token_id=1, pad_token_id=1, **ALL[name])).eval()
+        return head(config(vocab_size=320, bos_token_id=0, eos_token_id=1, pad_token_id=1, **settings)).eval()
 
 
 def alone(scorer, context: str, continuation: str) -> tuple[float, bool]:

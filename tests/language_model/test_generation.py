@@ -45,7 +45,11 @@ def test_greedy_is_transformers_own(name):
     assert all(np.isnan(answer.loglikelihood) and 1 <= answer.tokens <= 24 for answer in answers)
 
 
-CANNOT = {"Mamba", "Mpt"}  # go on from what was read before, several tokens at a time, or with padding after it
+CANNOT = {
+    "Mamba",
+    "Mpt",
+    "Bamba",
+}  # go on from what was read before, several tokens at a time, or with padding after it
 ALIKE = [f"{TEXT[:90]} {prompt or 'rain'}"[:110] for prompt in PROMPTS] + [TEXT[:90], TEXT[:94]]
 
 
@@ -79,7 +83,7 @@ def test_a_beginning_that_prompts_share_is_read_once(name, limit, monkeypatch, c
 
 
 UNPADDED = {"Mamba"}  # whose cache cannot be joined
-SHORT_SIGHTED = set(models.WINDOWED)  # beyond their windows
+SHORT_SIGHTED = set(models.WINDOWED) | {"Bamba"}  # beyond their windows, or what is taken for one (mamba_chunk_size)
 
 
 @pytest.mark.parametrize("name", models.ALL)
@@ -98,7 +102,7 @@ def test_prompts_of_several_lengths_share_a_batch(name, monkeypatch, caplog):
 def test_a_model_that_does_not_pass_over_padding_is_found_out(monkeypatch, caplog):
     step = generation.Writer._step
     expected = [tuple(plain("Llama", prompt, 8)) for prompt in PROMPTS]
-    monkeypatch.setattr(generation.Writer, "_step", lambda self, tokens, cache, mask=None: step(self, tokens, cache))
+    monkeypatch.setattr(generation.Writer, "_step", lambda self, tokens, cache, *_: step(self, tokens, cache))
     answers = scorer().answer([greedy(prompt, max_tokens=8) for prompt in PROMPTS])
     assert [answer.texts for answer in answers] == expected
     assert "does not allow prompts of several lengths in a batch (a logit is another by" in caplog.text
@@ -330,6 +334,11 @@ def test_an_empty_prompt_is_the_prefix_token():
 def test_what_cannot_be_asked(change, match):
     with pytest.raises(ConfigError, match=match):
         scorer(limit=64).answer([Generate("The rain")._replace(**change)])
+
+
+def test_a_cache_of_its_own_kind_is_refused():
+    with pytest.raises(ConfigError, match="one of transformers' caches to write, which MiniMaxForCausalLM does not"):
+        scorer("MiniMax").answer([greedy("The rain", max_tokens=4)])
 
 
 def test_a_broken_model_says_so():

@@ -1,6 +1,7 @@
 """Packed answers are those of one plain forward pass a request, whatever the model, the packing and the order."""
 
 import copy
+import inspect
 import itertools
 import logging
 import math
@@ -9,13 +10,16 @@ import random
 import architectures as models
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.language_model import trie
 from pipeline.language_model.causal import CausalScorer
+from pipeline.language_model.reading import PackReader
 from pipeline.language_model.trie import Costs, Encoded
+from pipeline.requests import Generate
 
 
 def same(scorer, requests, answers):
@@ -35,6 +39,62 @@ def test_every_architecture(name, requests, caplog):
     packed = any(pack.masked for pack in scorer._plan(scorer.encoder.pairs(requests)))
     assert packed == (name in models.PACKED | models.WINDOWED and name != "GPTNeo")
     assert ("packed scoring" in caplog.text) == (not packed)
+
+
+def test_a_model_of_states_and_attention(requests):
+    same(scorer := CausalScorer(models.model("MiniMax"), models.tokenizer(), 256), requests, scorer.score(requests))
+
+
+@pytest.mark.parametrize("kind", ["no longer even", "mask"])
+def test_short_requests_are_not_read_in_rows_of_long_ones_where_positions_turn(kind):
+    """Packing refused, beginnings of longer requests still share rows: not across the length at which LongRoPE turns."""
+    drawn = random.Random(3)
+    long = tuple(drawn.choices(range(2, 320), k=60))
+    asked = [Encoded(long[:size], (5,)) for size in (4, 20, 24, 25, 41, 60)]
+    scorer = CausalScorer(models.model("Phi3"), models.tokenizer(), 256)
+    scorer.horizon = 0 if kind == "mask" else scorer.horizon
+    for one, answer in zip(asked, scorer.score_tokens(asked), strict=True):
+        logs = scorer.model(torch.tensor([one.inputs])).logits[0, -1].double().log_softmax(-1)
+        assert abs(answer.loglikelihood - logs[5].item()) <= 1e-4
+    rows = trie.rows(asked, 256, 0, scorer.costs, scorer.even)
+    assert [row.depth for row in rows] == [24, 60]
+
+
+@pytest.mark.parametrize("change", ["is_decoder", "use_bidirectional_attention"])
+def test_a_model_that_looks_ahead_is_refused(change, requests):
+    """BERT as it is, with the head of a decoder; Gemma 3 as an encoder."""
+    if change == "is_decoder":
+        config = transformers.BertConfig(
+            vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        )
+        model = transformers.BertLMHeadModel(config)
+    else:
+        model = copy.deepcopy(models.model("Gemma3"))
+        model = type(model)(transformers.Gemma3TextConfig(**(model.config.to_dict() | {change: True})))
+    scorer = CausalScorer(model.eval(), models.tokenizer(), 256)
+    for ask in (lambda: scorer.score(requests), lambda: scorer.generate([Generate("The rain stopped", 4)])):
+        with pytest.raises(ConfigError, match=f"tokens see those that come after them .*{change}"):
+            ask()
+
+
+def test_the_trial_needs_no_more_logits_than_are_asked_for(monkeypatch, requests):
+    """Of a long context and a short continuation, whole logits would not fit into memory where the packs do."""
+    scorer, sizes = CausalScorer(copy.copy(models.model("Llama")), models.tokenizer(), 256), []
+    forward = scorer.model.forward
+
+    def told(*args, **given):
+        outputs = forward(*args, **given)
+        sizes.append(outputs.logits.shape[:-1].numel())
+        return outputs
+
+    told.__signature__ = inspect.signature(forward)
+    scorer.model.forward = told
+    scorer.reader = PackReader(scorer.model)
+    [encoded] = scorer.encoder.pairs([("The rain stopped a little before noon and", " the")])
+    assert scorer.reader.alone(encoded)[0] == pytest.approx(
+        models.alone(scorer, "The rain stopped a little before noon and", " the")[0]
+    )
+    assert sizes[0] == len(encoded.targets) < len(encoded.inputs)
 
 
 # Where a pass costs so little, nearly every beginning that is shared pays as a stem.

@@ -128,6 +128,18 @@ def test_the_fingerprint_knows_versions_and_attention(scorer, monkeypatch):
     assert len(found) == 3
 
 
+def test_the_fingerprint_knows_the_config(scorer, monkeypatch):
+    """The same weights mean something else where positions turn in another way; where they come from does not count."""
+    before = scorer.fingerprint((), [])
+    del scorer._digest
+    monkeypatch.setattr(scorer.model.config, "_name_or_path", "elsewhere")
+    assert scorer.fingerprint((), []) == before
+    del scorer._digest
+    monkeypatch.setattr(scorer.model.config, "rms_norm_eps", 0.5)
+    assert scorer.fingerprint((), []) != before
+    del scorer._digest
+
+
 def test_an_index_that_cannot_be_read(scorer, counted, requests, tmp_path):
     whole = scorer.score(requests, scratch=tmp_path)
     (tmp_path / "packs.json").write_text("{")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.merging import defaults
+from pipeline.merging import defaults, merge
 from tests.merging import naive_merges as naive
 from tests.merging.merge_tables import distance, exact, of_tensors, run, takes
 
@@ -142,3 +142,27 @@ def test_a_model_without_tensors_and_one_without_floats(name):
 def test_a_single_tensor_of_one_entry_is_a_whole_model(name):
     for base, donors in donors_of(name, [{"w": torch.tensor(float(i))} for i in range(3)]):
         assert run(name, base, donors, 0.5)["w"].isfinite()
+
+
+@pytest.mark.parametrize("name", ["nuslerp", "karcher"])
+@pytest.mark.parametrize("apart", [1e-2, 1e-4])
+def test_nearly_opposite_directions_keep_the_digits_of_float32(name, apart):
+    """The coefficients are then in the hundreds and what they multiply cancels."""
+    base = numbers(40, 30)
+    donor = -base + apart * numbers(40, 30, seed=1)
+    found = merge({"w": base}, [{"w": donor}], name, 0.3)["w"].double()
+    wide = merge({"w": base.double()}, [{"w": donor.double()}], name, 0.3)["w"]
+    assert float((found - wide).norm() / wide.norm()) < 1e-7
+
+
+def test_task_vectors_at_exactly_a_third_of_a_circle_keep_the_base():
+    """Two of three one-element task vectors opposed: the mean angle is 120 degrees, the ratio has no value."""
+    donors = [{"w": torch.tensor([x])} for x in (1.0, -1.0, 1.0)]
+    merged = merge({"w": torch.zeros(1)}, donors, "model_stock", clamp=False, angle="angle")
+    assert merged["w"].item() == 0
+
+
+def test_equal_donors_have_no_variance():
+    """In float64, too, where a third of three times a number need not be that number."""
+    base, donor = {"w": numbers(20, 20).double()}, {"w": numbers(20, 20, seed=1).double()}
+    assert torch.equal(merge(base, [donor] * 3, "sce", 1.0, density=0.5)["w"], base["w"])

@@ -1,6 +1,7 @@
 """What is refused before anything is computed, and how it is said."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -96,6 +97,57 @@ def test_dicts_that_do_not_fit():
 def test_what_is_no_list_of_dicts_of_tensors(models, given, said):
     with pytest.raises(ConfigError, match=said):
         merge(*models, "regmean", 0.5, **given)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["regmean", "fisher", "lewis"])
+def test_statistics_that_are_no_numbers(name, bad):
+    with pytest.raises(CheckpointError, match=r"w should hold finite numbers, .* in statistics\[1\]"):
+        merge(BASE, [BASE], name, 0.5, statistics=[{"w": torch.eye(2)}, {"w": torch.full((2, 2), bad)}])
+    with pytest.raises(ConfigError, match=r"w of statistics\[0\] should be floating point, found torch.int64"):
+        merge(BASE, [BASE], name, 0.5, statistics=[{"w": torch.eye(2).long()}, {"w": torch.eye(2)}])
+
+
+@pytest.mark.parametrize(
+    ("base", "donor", "given"),
+    [
+        (torch.ones(2), torch.tensor([1e39, 2.0], dtype=torch.float64), {}),
+        (torch.ones(2, dtype=torch.float16), torch.tensor([1e6, 2.0]), {}),
+        (torch.ones(2), torch.full((2,), 3e38), {"scale": 10.0}),
+    ],
+)
+def test_a_result_beyond_the_dtype_of_the_base(base, donor, given):
+    with pytest.raises(CheckpointError, match="the merge of w should be finite, found [12] of 2 entries beyond"):
+        merge({"w": base}, [{"w": donor}], "task_arithmetic", 0.5, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("ties", {"density": np.float32(0.5)}),
+        ("dare", {"density": np.float32(0.5), "draw": np.int64(3)}),
+        ("breadcrumbs", {"gamma": np.float32(0.25)}),
+        ("della", {"epsilon": Fraction(1, 4)}),
+    ],
+)
+def test_numbers_of_other_libraries(name, given):
+    """They are what they are; and so are shares and a weight."""
+    base, donors = {"w": torch.randn(4, 8)}, [{"w": torch.randn(4, 8)} for _ in range(2)]
+    own = {key: int(value) if key == "draw" else float(value) for key, value in given.items()}
+    wanted = merge(base, donors, name, 0.5, [1.0, 2.0], **own)
+    found = merge(base, donors, name, Fraction(1, 2), np.array([1.0, 2.0]), **given)
+    assert torch.equal(found["w"], wanted["w"])
+    found = merge(base, donors, "task_arithmetic", np.float64(0.5), np.array([1, 2]))
+    assert torch.equal(found["w"], merge(base, donors, "task_arithmetic", 0.5, [1.0, 2.0])["w"])
+
+
+@pytest.mark.parametrize(("donors", "shares", "said"), [
+    (None, None, "donors should be a list of dicts of tensors, found NoneType"),
+    ([BASE], 5, "shares should be one number for each donor, found 5"),
+])  # fmt: skip
+def test_what_is_no_list(donors, shares, said):
+    with pytest.raises(ConfigError, match=said):
+        merge(BASE, donors, "linear", 0.5, shares)
 
 
 def test_keep_needs_neither_weight_nor_donors():
