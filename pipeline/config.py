@@ -167,7 +167,7 @@ RANGES = {
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
     "max_length": (2, math.inf),
-    "learning_rate": (0, math.inf),
+    "learning_rate": (0, 1e30),  # weights are float32
     "weight_decay": (0, math.inf),
     "warmup": (0, 1),
     "lora_rank": (0, math.inf),

@@ -17,7 +17,8 @@ The advantaged side is the stereotype: the pronoun of those who mostly work in a
 by pair, the side that the model itself finds likelier now, so that no pair is pushed beyond even.
 
 A unit without a gradient on either side has no direction and is never chosen. Of equal c_u the one that comes first,
-by tensor and then by place, is taken. c_u is summed in float64.
+by tensor and then by place, is taken. c_u is summed in float64. The biases of BERT's keys have no gradient but for rounding,
+for a softmax does not see them: where norms take part they may be chosen, and hardly move.
 Where the public code errs, this does not: it chose the epoch with the lowest stereotype score (here: the nearest to
 even, see tuning.py), masked the last token of a CrowS-Pairs sentence whatever differed, and wrote "[MASK]" into texts
 for models whose mask is another token.
@@ -253,7 +254,8 @@ class Partition:
         self.parameters: dict[str, torch.nn.Parameter] = {}
         self.along: dict[str, int | None] = {}  # the dimension within a unit; null: all
         for name, parameter in model.named_parameters():
-            wanted = settings.embeddings if id(parameter) in tables else settings.norms or parameter.dim() > 1
+            of_table = id(parameter) in tables  # the head's bias among them
+            wanted = (settings.embeddings or not of_table) and (settings.norms or parameter.dim() > 1)
             parameter.requires_grad_(wanted)
             if not wanted:
                 continue

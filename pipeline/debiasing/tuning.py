@@ -72,7 +72,7 @@ def tune(
     scratch             folder in which the state is kept after every epoch, to go on after a kill with the same bits
 
     Returns one record an epoch, 0 for the model that came in, and the chosen epoch. Raises FloatingPointError as soon as
-    what a method tells is not finite.
+    what a method tells is not finite, and in the end where the weights or the perplexity of the chosen epoch are not.
     """
     models = (model, *getattr(method, "references", ()))
     if hasattr(method, "begin"):
@@ -115,6 +115,7 @@ def tune(
     best = best or kept(scratch, "best")
     _restore(model, best["model"])
     method.load_state(best["method"])
+    _refuse_broken(model, records, choose(records))
     return records, choose(records)
 
 
@@ -138,6 +139,22 @@ def _refuse_what_is_not_finite(told: dict[str, float], when: str) -> None:
     for name, value in told.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} became {value} {when}; lower the learning_rate of the debiasing")
+
+
+def _refuse_broken(model: torch.nn.Module, records: list[dict], chosen: int) -> None:
+    """What a method tells of a step was taken before it: what the last one did shows in the model alone."""
+    if not chosen:
+        return
+    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if broken:
+        raise FloatingPointError(
+            f"{broken[0]} is no longer finite after epoch {chosen}; lower the learning_rate of the debiasing"
+        )
+    before, after = (records[epoch]["perplexity"] for epoch in (0, chosen))
+    if math.isfinite(before) and not math.isfinite(after):
+        raise FloatingPointError(
+            f"perplexity became {after} in epoch {chosen}; lower the learning_rate of the debiasing"
+        )
 
 
 def last(records: list[dict]) -> int:

@@ -155,7 +155,8 @@ def _say_where(records: list[dict], failed: list[dict]) -> int:
     for record in records:
         if record.get("result"):
             for key, folder in record["result"]["artifacts"].items():
-                console.print(f"  {key}: {folder}", soft_wrap=True)
+                if Path(folder).exists():  # a merge that keeps the base asks for no donor
+                    console.print(f"  {key}: {folder}", soft_wrap=True)
             for note in record["result"]["notes"]:
                 console.print(f"  note: {note}", soft_wrap=True, markup=False)
     _say_failures(failed)

@@ -199,6 +199,14 @@ def test_embeddings_and_norms_can_stay(models):
     assert not any("embed" in name or "norm" in name for name in method.partition.counts)
 
 
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("norms", [True, False])
+def test_the_bias_of_a_head_is_both_a_norm_and_of_the_head(models, norms, embeddings):
+    model, _ = models["bert"]
+    counts = pcgu.Partition(copy.deepcopy(model), pcgu.Settings(norms=norms, embeddings=embeddings)).counts
+    assert ("cls.predictions.bias" in counts) == (norms and embeddings)
+
+
 def test_directions_do_what_they_say(models):
     """A small step in the whole model: the advantaged side falls, the disadvantaged one rises."""
     from pipeline.debiasing.pairs import scores

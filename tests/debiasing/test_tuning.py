@@ -231,3 +231,39 @@ def test_a_step_that_is_not_finite_stops(planted):
         broken.model.norm.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match=r"margin became nan .* lower the learning_rate"):
         tuned(broken, of["nurse"], epochs=3)
+
+
+class Breaking(Telling):
+    """A method whose steps tell nothing of what they do to the model."""
+
+    def __init__(self, model, value):
+        super().__init__(None)
+        self.model, self.value = model, value
+
+    def end_epoch(self):
+        with torch.no_grad():
+            self.model.weight.fill_(self.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "perplexity", "said"),
+    [
+        (math.inf, 1.0, "weight is no longer finite after epoch 1"),
+        (2.0**99, math.inf, "perplexity became inf in epoch 1"),
+        (2.0**99, math.nan, "perplexity became nan in epoch 1"),
+    ],
+)
+def test_what_the_last_step_breaks_is_told(value, perplexity, said):
+    """A loss is taken before its step. Where the model that came in is taken, nothing is broken."""
+    model = torch.nn.Linear(1, 1)
+
+    def measure(model):
+        return record(0.0) | ({"perplexity": perplexity} if float(model.weight.detach()) == value else {})
+
+    options = {"epochs": 1, "batch_size": 5, "seed": 0, "measure": measure}
+    with pytest.raises(FloatingPointError, match=f"{said}; lower the learning_rate"):
+        tuning.tune(model, [1, 2], Breaking(model, value), choose=tuning.last, **options)
+    model = torch.nn.Linear(1, 1)
+    before = model.weight.item()
+    assert tuning.tune(model, [1, 2], Breaking(model, value), choose=lambda _: 0, **options)[1] == 0
+    assert model.weight.item() == before

@@ -102,7 +102,9 @@ def test_prompts_of_several_lengths_share_a_batch(name, monkeypatch, caplog):
 def test_a_model_that_does_not_pass_over_padding_is_found_out(monkeypatch, caplog):
     step = generation.Writer._step
     expected = [tuple(plain("Llama", prompt, 8)) for prompt in PROMPTS]
-    monkeypatch.setattr(generation.Writer, "_step", lambda self, tokens, cache, *_: step(self, tokens, cache))
+    monkeypatch.setattr(
+        generation.Writer, "_step", lambda self, tokens, cache, _=None, at=0: step(self, tokens, cache, None, at)
+    )
     answers = scorer().answer([greedy(prompt, max_tokens=8) for prompt in PROMPTS])
     assert [answer.texts for answer in answers] == expected
     assert "does not allow prompts of several lengths in a batch (a logit is another by" in caplog.text

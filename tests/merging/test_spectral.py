@@ -492,7 +492,7 @@ def test_singular_values_over_six_orders_of_magnitude(shape):
     for vectors, known in ((U, left), (V, right)):
         assert (vectors.T @ vectors - identity).abs().max() < 1e-7
         assert ((vectors.T @ known).abs() - identity).abs().max() < 1e-7
-    assert leading(A, 3).S.tolist() == found[:3].tolist()
+    assert torch.allclose(leading(A, 3).S, found[:3], rtol=1e-13)  # products of three columns may round otherwise
 
 
 def test_singular_values_that_count_as_zero():
