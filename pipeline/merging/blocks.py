@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 BLOCK = 1 << 18  # entries: a handful of float32 operands stays in the cache, and calls are few
-SUMMED = 1 << 15  # entries whose products are summed at a time: a handful of float64 operands stays in the cache
 CHUNK = 4 * BLOCK  # entries that one task of a thread computes
 
 _pool: ThreadPoolExecutor | None = None
@@ -220,7 +219,7 @@ def dots(pairs: Callable[..., list[tuple[Tensor, Tensor]]], *tensors: Tensor | L
     def sums(place: tuple[int, int]) -> list[list[float]]:
         return [
             [total(x * y) for x, y in pairs(*(part.read(start, stop, torch.float64) for part in parts))]
-            for start, stop in _split(widest, *place, SUMMED)
+            for start, stop in _split(widest, *place)
         ]
 
     found = [row for chunk in mapped(sums, widest.ranges(CHUNK)) for row in chunk]
@@ -313,9 +312,9 @@ def remembered():
         _memo.parts = None
 
 
-def _split(tensor: Lazy, start: int, stop: int, size: int = BLOCK) -> list[tuple[int, int]]:
-    """A part of a tensor in blocks of about `size` entries."""
-    step = max(1, size // max(1, tensor.grain)) * max(1, tensor.grain)
+def _split(tensor: Lazy, start: int, stop: int) -> list[tuple[int, int]]:
+    """A part of a tensor in blocks."""
+    step = max(1, BLOCK // max(1, tensor.grain)) * max(1, tensor.grain)
     return [(at, min(at + step, stop)) for at in range(start, stop, step)]
 
 
