@@ -198,8 +198,8 @@ class CausalScorer(Scorer):
             if self.reader.looks_ahead(some):
                 raise ConfigError(
                     "model.base must be a causal language model to be scored as one, but in this "
-                    f"{type(self.model).__name__} tokens see those that come after them (is_decoder or "
-                    "use_bidirectional_attention in its config.json says so): choose another model"
+                    f"{type(self.model).__name__} tokens see those that come after them (is_decoder, causal or "
+                    "use_bidirectional_attention in its config.json often says so): choose another model"
                 )
         self._causal = True
 

@@ -4,8 +4,8 @@ The prompts of a batch are read first, those of like length together, and their 
 shorter prompt stands padding, which the model is told to pass over (`attention_mask`, `position_ids`). Samples of a prompt
 share what was read of it, and prompts that begin alike (solved examples before each question) share their beginning.
 Trials show whether the model allows either, and both together. Where none is allowed, a batch holds prompts of one length,
-each read whole, and no mask is given. Positions are, where the model takes them: a few count anew from every token that they
-are given. That is exact for every architecture that has a cache.
+each read whole, and no mask is given; nor are positions, but where a model counts anew from every token that it is given (Bamba):
+others count from elsewhere than 0 (RoBERTa). That is exact for every architecture that has a cache.
 """
 
 import copy
@@ -24,6 +24,7 @@ from transformers.generation.utils import ALL_CACHE_NAMES
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.language_model.kept import SPARE, joinable, joined, with_room
 from pipeline.language_model.lines import Line
+from pipeline.language_model.reading import FAR
 from pipeline.language_model.sampling import choose, uniforms
 from pipeline.language_model.scorer import FEW, NO_MEMORY, few_rows
 from pipeline.language_model.trie import common
@@ -37,8 +38,8 @@ VERSION = 8
 SHARED, TOLERANCE = 64, 1e-3
 # Tokens by which the prompts of a trial differ in length, at least.
 APART = 5
-# Logits this far below the best of their row are of no account in a trial.
-FAR = 1e4
+# Tokens of the prompt on which it is seen how a model counts.
+COUNTED = 8
 # Packs whose keys and values may be kept at a time; no more than take the memory of the weights, but one in any case.
 KEPT = 8
 
@@ -73,6 +74,7 @@ class Writer:
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in self.known else {}
         # whether a beginning that prompts share is read once: prompts of one length, and of several
         self.shares = self.shares_padded = False
+        self.counts = False  # whether the model is told positions where nothing is padded
         self._tried: dict[bytes, str] = {}
         self._told: set[str] = set()
         unused = {
@@ -108,6 +110,7 @@ class Writer:
         reach  tokens up to which each sees all before it, wherever they stand
         """
         asked = [line for line in lines if line.asked.beams == 1]
+        self.counts = bool(asked) and self._miscounts(max((line.prompt for line in asked), key=lambda p: (len(p), p)))
         near = [line.prompt for line in asked if len(line.prompt) + line.asked.max_tokens <= reach]
         several, shared = "prompts of several lengths in a batch", "reading the shared beginning of prompts once"
         pads = self.shares = self.shares_padded = False
@@ -130,6 +133,29 @@ class Writer:
                 longest, other[:size], same, f"{shared} beside {several}"
             )
         return reach if pads else 0
+
+    def _miscounts(self, prompt: tuple[int, ...]) -> bool:
+        """Whether a token after what is kept comes to something else than read in one pass, unless its position is told."""
+        if "position_ids" not in self.known:
+            return False
+        some, apart = (prompt * 2)[:COUNTED], {}
+        whole_V = self.model(torch.tensor([some], device=self.model.device), use_cache=False).logits[0, -1].float()
+        for self.counts in (False, True):
+            _, cache = self._step([some[:-1]], {})
+            apart[self.counts] = self._apart(self._step([some[-1:]], cache, None, len(some) - 1)[0][0], whole_V)
+        return apart[True] < apart[False] and apart[False] > self._allowed(whole_V)
+
+    @staticmethod
+    def _apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
+        """By how much a logit is another, at most; those far below the best of their row may be anything."""
+        return (found - wanted)[wanted > wanted.amax(-1, keepdim=True) - FAR].abs().max().item()
+
+    def _allowed(self, logits: torch.Tensor) -> float:
+        """By how much it may be: rounding."""
+        if self.model.dtype.itemsize >= 4:
+            return TOLERANCE
+        near = logits > logits.amax(-1, keepdim=True) - FAR
+        return torch.finfo(self.model.dtype).eps * logits[near].abs().max().item()
 
     def _passes(self, one: tuple[int, ...], two: tuple[int, ...], shared: int, what: str) -> bool:
         """Whether two prompts, the longer first, come to the same read together as alone, and a token after each."""
@@ -159,12 +185,8 @@ class Writer:
                 if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY):
                     raise
                 return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-            near = whole > whole.amax(-1, keepdim=True) - FAR  # others are as good as -inf
-            apart = (torch.stack([logits_AV, after]) - whole)[near].abs().max().item()
-            exact = self.model.dtype.itemsize >= 4
-            if not apart <= (
-                TOLERANCE if exact else torch.finfo(self.model.dtype).eps * whole[near].abs().max().item()
-            ):
+            apart = self._apart(torch.stack([logits_AV, after]), whole)
+            if not apart <= self._allowed(whole):
                 return f"a logit is another by {apart:.2g}"
         return ""
 
@@ -269,15 +291,13 @@ class Writer:
         before  tokens that were read, padding included
         """
         told, size = {}, len(tokens[0])
-        if "position_ids" in self.known:
-            counted_BN = (
-                torch.arange(before, before + size, device=self.model.device).expand(len(tokens), -1)
-                if mask is None
-                else (mask.cumsum(-1) - 1).clamp_(min=0)[:, -size:]
-            )
-            told["position_ids"] = counted_BN
         if mask is not None:
             told["attention_mask"] = mask
+            if "position_ids" in self.known:
+                told["position_ids"] = (mask.cumsum(-1) - 1).clamp_(min=0)[:, -size:]
+        elif self.counts:
+            places = torch.arange(before, before + size, device=self.model.device)
+            told["position_ids"] = places.expand(len(tokens), -1)
         outputs = self.model(
             input_ids=torch.tensor(tokens, device=self.model.device), use_cache=True, **self.last_only, **told, **cache
         )

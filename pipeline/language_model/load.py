@@ -16,7 +16,6 @@ from pipeline.language_model.masked import MaskedScorer
 from pipeline.language_model.scorer import Scorer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Looked up in this order: a few old classes count as both, and are causal then.
 FAMILIES = {
     "causal": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM, CausalScorer),
     "masked": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, AutoModelForMaskedLM, MaskedScorer),
@@ -130,9 +129,11 @@ def family_of(folder: Path) -> str:
     usual = MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind) or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, kind)
     names = config.architectures or [usual]
     if not config.is_encoder_decoder:
-        for family, (mapping, *_) in FAMILIES.items():
-            if set(names) & set(mapping.values()):
-                return family
+        families = [family for family, (mapping, *_) in FAMILIES.items() if set(names) & set(mapping.values())]
+        if len(families) == 2:  # XLM and its kin say by a setting which they are
+            return "causal" if getattr(config, "causal", False) or getattr(config, "is_decoder", False) else "masked"
+        if families:
+            return families[0]
     raise ConfigError(
         f"model.base must be a causal or a masked language model (others cannot be scored), but {folder} is a {names[0]}"
     )

@@ -20,7 +20,9 @@ CPU_BATCH = 512
 # Logits alive at a time: 64 MB in float32.
 LOGITS = 2**24
 # Roundings by which a logit may differ between two rows of a batch that are alike up to there.
-AHEAD = 64
+AHEAD = 4
+# Logits this far below the best of their row are of no account in a trial.
+FAR = 1e4
 
 
 def body_of(model) -> torch.nn.Module:
@@ -66,13 +68,14 @@ class PackReader:
     @torch.inference_mode()
     def looks_ahead(self, tokens: tuple[int, ...]) -> bool:
         """Whether what follows the first of some tokens depends on the last of them."""
-        other = next((token for token in tokens if token != tokens[-1]), None)
-        if other is None:
-            return False
-        both_BN = torch.tensor([tokens, (*tokens[:-1], other)], device=self.device)
-        one, two = self.model(both_BN, use_cache=False).logits[:, :-1].float()
-        allowed = AHEAD * torch.finfo(self.model.dtype).eps * one.abs().max().clamp(min=1)
-        return bool((one - two).abs().max() > allowed)
+        vocabulary = self.model.config.get_text_config().vocab_size
+        other = next((token for token in tokens if token != tokens[-1]), (tokens[-1] + 1) % vocabulary)
+        texts = torch.tensor([tokens, tokens, (*tokens[:-1], other)], device=self.device)
+        one, twin, two = self.model(texts, use_cache=False).logits[:, :-1].float()
+        near = one > one.amax(-1, keepdim=True) - FAR  # others are as good as -inf
+        one, twin, two = one[near], twin[near], two[near]
+        rounding = AHEAD * torch.finfo(self.model.dtype).eps * one.abs().max() + AHEAD * (one - twin).abs().max()
+        return bool((one - two).abs().max() > rounding)
 
     @torch.inference_mode()
     def answer(self, pack: Pack) -> Part:

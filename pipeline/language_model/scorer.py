@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
@@ -118,7 +119,9 @@ class Scorer:
             for name, tensor in self.model.named_parameters()
         ]
         config = {key: value for key, value in self.model.config.to_dict().items() if key not in NOT_THE_MODEL}
-        return hashlib.sha256(repr((type(self.model).__name__, config, parts)).encode()).hexdigest()
+        # sorted: some configs fill a dict from a set, in another order in each process
+        words = json.dumps(config, sort_keys=True, default=str)
+        return hashlib.sha256(repr((type(self.model).__name__, words, parts)).encode()).hexdigest()
 
 
 @contextmanager

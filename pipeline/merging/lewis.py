@@ -112,9 +112,9 @@ def importance(name: str, matrix: Tensor | Lazy, activations: Tensor | Lazy) -> 
         places = torch.arange(start, stop)
         return squares.reshape(-1)[places % columns if is_row else places // columns]
 
-    [total] = dots(lambda W, a: [(W * W, a)], matrix, Stored(part, shape, torch.float64))
-    if total < 0:
+    if (squares < 0).any():
         raise CheckpointError(f"the {WHAT} of {name} should not be negative: change merge.calibration")
+    [total] = dots(lambda W, a: [(W * W, a)], matrix, Stored(part, shape, torch.float64))
     return math.sqrt(total)
 
 

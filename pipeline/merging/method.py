@@ -44,6 +44,11 @@ class Method(NamedTuple):
         return self.line or "weight" in inspect.signature(self.function).parameters
 
     @property
+    def goes_by_rows(self) -> bool:
+        """Whether it must know which way a matrix is stored."""
+        return "transposed" in inspect.signature(self.function).parameters
+
+    @property
     def scale(self) -> float:
         """By what the weight is multiplied: the papers' lambda."""
         return self.settings.get("scale", 1.0) if self.line else 1.0

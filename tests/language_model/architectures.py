@@ -90,6 +90,11 @@ PADDED = {
     },
 }
 ALL = PACKED | WINDOWED | PADDED
+# A decoder whose positions begin after the padding token's: transformers' own generate() tells it others, and is wrong.
+ROBERTA = {key: value for key, value in SIZES.items() if key not in ("num_key_value_heads", "head_dim")} | {
+    "is_decoder": True,
+    "max_position_embeddings": 98,
+}
 # Read, but cannot write: half of its cache is not in layers.
 MINIMAX = SIZES | {"num_local_experts": 2, "block_size": 16, "layer_types": ["linear_attention", "full_attention"]}
 
@@ -117,7 +122,7 @@ def tokenizer(bos: bool = False) -> transformers.PreTrainedTokenizerFast:
 @cache
 def model(name: str) -> transformers.PreTrainedModel:
     """A random model of one architecture, always the same one."""
-    settings = MINIMAX if name == "MiniMax" else ALL[name]
+    settings = {"MiniMax": MINIMAX, "Roberta": ROBERTA}.get(name) or ALL[name]
     if name in ("Gemma3", "Llama4"):
         config, head = (getattr(transformers, f"{name}{kind}") for kind in ("TextConfig", "ForCausalLM"))
     else:

@@ -105,7 +105,7 @@ def test_neither_causal_nor_masked(tmp_path, name):
         ("Bert", None, "masked"),
         ("Roberta", None, "masked"),
         ("GPT2", None, "causal"),
-        ("XLM", ["XLMWithLMHeadModel"], "causal"),
+        ("XLM", ["XLMWithLMHeadModel"], "masked"),  # whose config says causal=False
     ],
 )
 def test_the_architecture_decides(tmp_path, kind, architectures, family):

@@ -60,24 +60,39 @@ def test_short_requests_are_not_read_in_rows_of_long_ones_where_positions_turn(k
     assert [row.depth for row in rows] == [24, 60]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("change", ["is_decoder", "use_bidirectional_attention"])
-def test_a_model_that_looks_ahead_is_refused(change, requests):
+def test_a_model_that_looks_ahead_is_refused(change, dtype, requests):
     """BERT as it is, with the head of a decoder; Gemma 3 as an encoder."""
     if change == "is_decoder":
         config = transformers.BertConfig(
-            vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+            vocab_size=320,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            initializer_range=0.3,
         )
+        torch.manual_seed(0)
         model = transformers.BertLMHeadModel(config)
     else:
         model = copy.deepcopy(models.model("Gemma3"))
         model = type(model)(transformers.Gemma3TextConfig(**(model.config.to_dict() | {change: True})))
-    scorer = CausalScorer(model.eval(), models.tokenizer(), 256)
+    scorer = CausalScorer(model.eval().to(dtype), models.tokenizer(), 256)
+    assert scorer.reader.looks_ahead((7,) * 8)
     for ask in (lambda: scorer.score(requests), lambda: scorer.generate([Generate("The rain stopped", 4)])):
         with pytest.raises(ConfigError, match=f"tokens see those that come after them .*{change}"):
             ask()
 
 
-def test_the_trial_needs_no_more_logits_than_are_asked_for(monkeypatch, requests):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", models.ALL)
+def test_none_that_is_causal_looks_ahead(name, dtype):
+    scorer, drawn = CausalScorer(copy.deepcopy(models.model(name)).to(dtype), models.tokenizer(), 256), random.Random(1)
+    assert not any(scorer.reader.looks_ahead(tuple(drawn.choices(range(2, 320), k=8))) for _ in range(20))
+
+
+def test_the_trial_needs_no_more_logits_than_are_asked_for():
     """Of a long context and a short continuation, whole logits would not fit into memory where the packs do."""
     scorer, sizes = CausalScorer(copy.copy(models.model("Llama")), models.tokenizer(), 256), []
     forward = scorer.model.forward

@@ -133,7 +133,9 @@ def test_the_fingerprint_knows_the_config(scorer, monkeypatch):
     before = scorer.fingerprint((), [])
     del scorer._digest
     monkeypatch.setattr(scorer.model.config, "_name_or_path", "elsewhere")
-    assert scorer.fingerprint((), []) == before
+    turned = dict(reversed(scorer.model.config.rope_parameters.items()))
+    monkeypatch.setattr(scorer.model.config, "rope_parameters", turned)
+    assert len(turned) > 1 and scorer.fingerprint((), []) == before
     del scorer._digest
     monkeypatch.setattr(scorer.model.config, "rms_norm_eps", 0.5)
     assert scorer.fingerprint((), []) != before

@@ -90,13 +90,36 @@ def test_dicts_that_do_not_fit():
         ((BASE, [torch.ones(2)]), {}, "donor 0 should be a dict of tensors by their names, found Tensor"),
         ((BASE, [BASE]), {"statistics": BASE}, "statistics should be a list of 2 dicts, .* found one dict"),
         ((BASE, [BASE]), {"statistics": [BASE]}, "statistics should be a list of 2 dicts, .* found 1"),
-        ((BASE, [BASE]), {"statistics": [{}, {"v": torch.ones(2)}]}, r"statistics\[1\] .* found v"),
-        ((BASE, [BASE]), {"statistics": [{}, {"w": 1}]}, r"w of statistics\[1\] should be a torch.Tensor, found int"),
+        ((BASE, [BASE]), {"statistics": iter([BASE])}, "statistics should be a list of 2 dicts, .* found one"),
+        ((BASE, [BASE]), {"statistics": [{}, {}]}, r"statistics\[0\] should have .* one at least, found none"),
+        ((BASE, [BASE]), {"statistics": [BASE, {}]}, r"statistics\[1\] should have .* found none"),
+        ((BASE, [BASE]), {"statistics": [BASE, {"v": torch.ones(2)}]}, r"statistics\[1\] .* found v"),
+        ((BASE, [BASE]), {"statistics": [BASE, {"w": 1}]}, r"w of statistics\[1\] should be a torch.Tensor, found int"),
+        ((BASE, [BASE]), {"statistics": [BASE, {"w": -torch.eye(2)}]}, "should hold no negative squares"),
+        ((BASE, [BASE]), {"model_type": "GPT2"}, "model_type should be as in config.json, such as gpt2, found 'GPT2'"),
     ],
 )
 def test_what_is_no_list_of_dicts_of_tensors(models, given, said):
     with pytest.raises(ConfigError, match=said):
         merge(*models, "regmean", 0.5, **given)
+
+
+def test_what_a_merge_of_dicts_cannot_know_is_said(caplog):
+    """Which way a matrix lies, and where a definition degenerates; a tied head counts once."""
+    names = {"h.0.attn.c_attn.weight": torch.randn(3, 4)}
+    merge(names, [names], "nuslerp", 0.5, flatten=False)
+    assert "merge nuslerp goes by rows, and h.0.attn.c_attn.weight is named as GPT-2 names" in caplog.text
+    caplog.clear()
+    merge(names, [names], "nuslerp", 0.5, flatten=False, model_type="gpt2")
+    merge(names, [names], "linear", 0.5)
+    assert not caplog.text
+    merge({"w": torch.zeros(2)}, [{"w": torch.ones(2)}], "slerp", 0.5)
+    assert "merge slerp: on 1 of 1 tensors one of the two is zero" in caplog.text
+    x, y = torch.randn(3), torch.randn(3)
+    F = [{"w": torch.ones(3), "v": torch.full((3,), 4.0)}, {"w": torch.full((3,), 2.0), "v": torch.ones(3)}]
+    tied = merge({"w": x, "v": x}, [{"w": y, "v": y}], "fisher", 0.5, statistics=F)
+    alone = merge({"w": x}, [{"w": y}], "fisher", 0.5, statistics=[{"w": each["w"]} for each in F])
+    assert torch.equal(tied["w"], alone["w"])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
