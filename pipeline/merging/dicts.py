@@ -59,7 +59,7 @@ def merge(
         if tensor.is_floating_point()
     }
     found = {name: statistics and [each.get(name) for each in statistics] for name in floats}
-    once = _without_copies(base)  # a tied head counts once
+    once = _without_copies(list(models.values()))  # a tied head counts once
     whole = bound.survey(
         lambda: ((name, *tensors, found[name]) for name, tensors in floats.items() if name in once), len(donors), shares
     )
@@ -93,11 +93,13 @@ def _plain_shares(shares) -> list[float]:
         raise ConfigError(f"shares should be one number for each donor, found {shares!r}: change shares") from None
 
 
-def _without_copies(model: dict[str, Tensor]) -> set[str]:
-    """Of tensors that are one in memory the name of the first."""
+def _without_copies(models: list[dict[str, Tensor]]) -> set[str]:
+    """Of names whose tensors are one in memory, in every model, the first."""
     first: dict[tuple, str] = {}
-    for name, tensor in model.items():
-        first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (name,), name)
+    for name in models[0]:
+        tensors = [model[name] for model in models]
+        place = tuple((tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors)
+        first.setdefault(place if tensors[0].numel() else (name,), name)
     return set(first.values())
 
 
