@@ -24,7 +24,7 @@ from transformers.generation.utils import ALL_CACHE_NAMES
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.language_model.kept import SPARE, joinable, joined, with_room
 from pipeline.language_model.lines import Line
-from pipeline.language_model.reading import FAR
+from pipeline.language_model.reading import near_best
 from pipeline.language_model.sampling import choose, uniforms
 from pipeline.language_model.scorer import FEW, NO_MEMORY, few_rows
 from pipeline.language_model.trie import common
@@ -148,14 +148,13 @@ class Writer:
     @staticmethod
     def _apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
         """By how much a logit is another, at most; those far below the best of their row may be anything."""
-        return (found - wanted)[wanted > wanted.amax(-1, keepdim=True) - FAR].abs().max().item()
+        return (found - wanted)[near_best(wanted)].abs().max().item()
 
     def _allowed(self, logits: torch.Tensor) -> float:
         """By how much it may be: rounding."""
         if self.model.dtype.itemsize >= 4:
             return TOLERANCE
-        near = logits > logits.amax(-1, keepdim=True) - FAR
-        return torch.finfo(self.model.dtype).eps * logits[near].abs().max().item()
+        return torch.finfo(self.model.dtype).eps * logits[near_best(logits)].abs().max().item()
 
     def _passes(self, one: tuple[int, ...], two: tuple[int, ...], shared: int, what: str) -> bool:
         """Whether two prompts, the longer first, come to the same read together as alone, and a token after each."""

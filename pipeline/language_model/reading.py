@@ -21,7 +21,7 @@ CPU_BATCH = 512
 LOGITS = 2**24
 # Roundings by which a logit may differ between two rows of a batch that are alike up to there.
 AHEAD = 4
-# Logits this far below the best of their row are of no account in a trial.
+# See `near_best`.
 FAR = 1e4
 
 
@@ -31,6 +31,11 @@ def body_of(model) -> torch.nn.Module:
         if part is not model and "input_ids" in inspect.signature(part.forward).parameters:
             return part
     return model.get_decoder()
+
+
+def near_best(logits: torch.Tensor) -> torch.Tensor:
+    """Where logits are of account in a trial: those far below the best of their row are as good as -inf; nan is of account."""
+    return ~(logits <= logits.amax(-1, keepdim=True) - FAR)
 
 
 class PackReader:
@@ -72,7 +77,7 @@ class PackReader:
         other = next((token for token in tokens if token != tokens[-1]), (tokens[-1] + 1) % vocabulary)
         texts = torch.tensor([tokens, tokens, (*tokens[:-1], other)], device=self.device)
         one, twin, two = self.model(texts, use_cache=False).logits[:, :-1].float()
-        near = one > one.amax(-1, keepdim=True) - FAR  # others are as good as -inf
+        near = near_best(one)
         one, twin, two = one[near], twin[near], two[near]
         rounding = AHEAD * torch.finfo(self.model.dtype).eps * one.abs().max() + AHEAD * (one - twin).abs().max()
         return bool((one - two).abs().max() > rounding)
