@@ -191,7 +191,7 @@ class CausalScorer(Scorer):
 
     def _refuse_looking_ahead(self, texts: Sequence[Sequence[int]]) -> None:
         """Raises ConfigError for a model in which tokens see what comes after them; looked at once, on a few tokens."""
-        some = tuple(max(texts, key=len, default=())[:SEEN])
+        some = tuple(max(texts, key=lambda text: (len(text), text), default=())[:SEEN])
         if self._causal or len(some) < 2:
             return
         with self.within_memory():

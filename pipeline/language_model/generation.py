@@ -143,6 +143,13 @@ class Writer:
         for self.counts in (False, True):
             _, cache = self._step([some[:-1]], {})
             apart[self.counts] = self._apart(self._step([some[-1:]], cache, None, len(some) - 1)[0][0], whole_V)
+        if self.model.dtype.itemsize >= 4 and not min(apart.values()) <= self._allowed(whole_V):
+            log.warning(
+                "%s comes to something else after what it keeps than in one pass (a logit is another by %.2g): its texts "
+                "are those of transformers' own generate, not of plain passes",
+                type(self.model).__name__,
+                min(apart.values()),
+            )
         return apart[True] < apart[False] and apart[False] > self._allowed(whole_V)
 
     @staticmethod

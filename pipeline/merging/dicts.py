@@ -48,7 +48,7 @@ def merge(
     bound = bind(method, {**defaults(method), **settings})
     bound.check(weight, shares, len(donors))
     _refuse_statistics(statistics, len(models), base, method)
-    _refuse_misspelt(model_type, bound, base)
+    _look_at_orientation(model_type, bound, base)
     for i, donor in enumerate(donors):
         _refuse_unlike(base, donor, i)
     for whose, model in models.items():
@@ -103,7 +103,8 @@ def _without_copies(models: list[dict[str, Tensor]]) -> set[str]:
     return set(first.values())
 
 
-def _refuse_misspelt(model_type: str | None, bound: Method, base: dict[str, Tensor]) -> None:
+def _look_at_orientation(model_type: str | None, bound: Method, base: dict[str, Tensor]) -> None:
+    """ConfigError for a misspelt model_type, a warning where one seems to be lacking."""
     if model_type not in CONV1D and str(model_type).lower().replace("-", "") in CONV1D:
         raise ConfigError(
             f"model_type should be as in config.json, such as gpt2, found {model_type!r}: change model_type"

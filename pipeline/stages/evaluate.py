@@ -20,7 +20,7 @@ from pipeline.store import stage
 FAMILY = "family"  # the file beside the answers
 
 
-@stage(version=4, unkeyed=("where", "machine"), resumable=True)
+@stage(version=5, unkeyed=("where", "machine"), resumable=True)
 def answer(
     folder: Path,
     *,

@@ -47,8 +47,9 @@ def merge(
 
     Writes model.safetensors (or shards and an index), config and tokenizer, README.md and diagnosis.json (undefined
     numbers are null there), and mergekit.yml where mergekit has an equivalent. Returns the numbers of the diagnosis,
-    its notes in words, and what `source_of` says of the method. Raises ConfigError for a method, settings or shares that cannot be, CheckpointError for models
-    that do not fit or are not finite: all that headers and configs can tell before a tensor is read.
+    its notes in words, and what `source_of` says of the method. Raises ConfigError for a method, settings or shares
+    that cannot be, CheckpointError for models that do not fit or are not finite: all that headers and configs can tell
+    before a tensor is read.
     """
     from pipeline.merging.streaming import streamed
 
