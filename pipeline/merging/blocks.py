@@ -208,29 +208,36 @@ def _computed(function, base, others, grain: int, block: tuple) -> Tensor | Lazy
     return result if isinstance(base, Lazy) else result.whole(working_dtype(base))
 
 
-def dots(pairs: Callable[..., list[tuple[Tensor, Tensor]]], *tensors: Tensor | Lazy) -> list[float]:
-    """The sums over all entries of x * y, for the pairs (x, y) that `pairs` makes of each block, in float64.
+def dots(
+    pairs: Callable[..., list[tuple[Tensor, Tensor]]], *tensors: Tensor | Lazy, dtype: torch.dtype = torch.float64
+) -> list[float]:
+    """<x, y> over all entries, for the pairs (x, y) that `pairs` makes of each block: products and sums in float64.
 
-    numpy adds pairwise in a fixed order; a BLAS or a threaded sum would give other last bits on other machines.
+    dtype  what the blocks are in; the default unless all that `pairs` does is exact in another
     """
     parts = [lazy(tensor) for tensor in tensors]
     widest = max(parts, key=lambda part: part.grain)
 
     def sums(place: tuple[int, int]) -> list[list[float]]:
         return [
-            [total(x * y) for x, y in pairs(*(part.read(start, stop, torch.float64) for part in parts))]
+            [dot(x, y) for x, y in pairs(*(part.read(start, stop, dtype) for part in parts))]
             for start, stop in _split(widest, *place)
         ]
 
     found = [row for chunk in mapped(sums, widest.ranges(CHUNK)) for row in chunk]
     if not found:
-        return [0.0] * len(pairs(*(torch.zeros(0, dtype=torch.float64) for _ in parts)))
+        return [0.0] * len(pairs(*(torch.zeros(0, dtype=dtype) for _ in parts)))
     return [float(np.add.reduce(np.array(column))) for column in zip(*found, strict=True)]
 
 
 def gram(tensors: Sequence[Tensor | Lazy], origin: Tensor | Lazy | None = None) -> np.ndarray:
-    """G_ij = <x_i - origin, x_j - origin> over all entries, in float64; the origin is zero if None."""
-    count = len(tensors)
+    """G_ij = <x_i - origin, x_j - origin> over all entries, in float64; the origin is zero if None.
+
+    Differences of 16-bit numbers are taken in float32: exact, unless one is thousands of times the other.
+    """
+    count, given = len(tensors), [*tensors, *([] if origin is None else [origin])]
+    widest = max(tensor.dtype.itemsize for tensor in given)
+    dtype = torch.float32 if widest <= (4 if origin is None else 2) else torch.float64
     places = [(i, j) for i in range(count) for j in range(i, count)]
 
     def pairs(*blocks: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -238,7 +245,7 @@ def gram(tensors: Sequence[Tensor | Lazy], origin: Tensor | Lazy | None = None) 
         return [(vectors[i], vectors[j]) for i, j in places]
 
     result = np.zeros((count, count))
-    for (i, j), value in zip(places, dots(pairs, *tensors, *([] if origin is None else [origin])), strict=True):
+    for (i, j), value in zip(places, dots(pairs, *given, dtype=dtype), strict=True):
         result[i, j] = result[j, i] = value
     return result
 
@@ -256,6 +263,16 @@ def choose(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
     whole = torch.int64 if x.element_size() == 8 else torch.int32
     bits = mask.view(torch.int8).to(whole).neg_()  # all ones where true
     return bits.bitwise_and_(x.view(whole) ^ y.view(whole)).bitwise_xor_(y.view(whole)).view(x.dtype)
+
+
+def dot(x: Tensor, y: Tensor) -> float:
+    """<x, y> in float64, in a fixed order; float32 is widened on the way.
+
+    A BLAS, or a sum on several threads, would give other last bits on other machines.
+    """
+    if x.device.type != "cpu":
+        return float(torch.dot(x.reshape(-1).double(), y.reshape(-1).double()))
+    return float(np.einsum("i,i->", x.reshape(-1).numpy(), y.reshape(-1).numpy(), dtype=np.float64))
 
 
 def total(block: Tensor) -> float:

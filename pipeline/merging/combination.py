@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.merging.blocks import Lazy, elementwise
@@ -28,8 +29,8 @@ def combination(coefficients: Sequence[float], tensors: Sequence[Tensor | Lazy])
         here = tuple(each.double() for each in (first, *rest)) if wide else (first, *rest)
         result = here[pivot]
         for i, coefficient in steps:
-            step = (here[pivot] - here[i]) * coefficient
-            result = result - (step + 0.0 if coefficient < 0 else step)  # subtracting +0 keeps the sign of a zero
+            step = (here[pivot] - here[i]).mul_(coefficient)  # one buffer for all: it stays in the cache
+            result = torch.sub(result, step.add_(0.0) if coefficient < 0 else step, out=step)  # +0 keeps a zero's sign
         return result if abs(excess) <= ROUNDING else result + here[pivot] * excess
 
     return elementwise(block, *tensors)

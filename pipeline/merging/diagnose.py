@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.merging.blocks import Lazy, lazy, working_dtype
+from pipeline.merging.blocks import Lazy, dot, lazy, working_dtype
 from pipeline.merging.line import mean
 
 
@@ -52,19 +52,15 @@ def diagnose(
 
 def of_block(base: Tensor, donors: Sequence[Tensor], merged: Tensor, shares: Sequence[float] | None = None) -> Sums:
     """The sums of one flat block in the working dtype. A sum that is not finite tells of an entry that is not."""
-    step = (merged - base).double()
-    way = (mean(donors, shares) - base).double() if donors else torch.zeros_like(step)
-    return Sums(_dot(way, way), _dot(way, step), _dot(step, step), _squared(base), _squared(merged))
-
-
-def _dot(x: Tensor, y: Tensor) -> float:
-    return float(torch.dot(x, y))
+    step = merged - base
+    way = mean(donors, shares) - base if donors else torch.zeros_like(step)
+    return Sums(dot(way, way), dot(way, step), dot(step, step), _squared(base), _squared(merged))
 
 
 def _squared(x: Tensor) -> float:
     """||x||^2, in float64 where squares leave the range of float32; a ratio of norms needs no more digits than that."""
-    square = _dot(x, x)
-    return square if math.isfinite(square) else _dot(x.double(), x.double())
+    square = float(torch.dot(x, x))
+    return square if math.isfinite(square) else dot(x, x)
 
 
 def layer(name: str) -> str:
