@@ -33,6 +33,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
@@ -44,7 +45,8 @@ PARTITIONS = ("rows", "columns")
 SIGNS = {"decrease_advantaged": (1, 0), "increase_disadvantaged": (0, -1), "both": (1, -1)}  # of g_A and g_D in d
 DIRECTIONS = tuple(SIGNS)
 EVERY = ("batch", "epoch")
-BLOCK = 1 << 18  # entries whose float64 copies are alive at a time
+BLOCK = 1 << 15  # entries whose float64 copies are alive at a time: they stay in the cache, of one core
+PIECE = 1 << 12  # entries of a vector that are summed at once: numpy adds longer ones in another order where one is alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,10 +213,7 @@ class Method:
             rate *= settings.clip / length
         for name, units in chosen.items():
             self.chosen[name] += units.cpu()
-            parameter = self.partition.parameters[name]
-            mask = self.partition.mask(name, units).to(parameter)
-            for sign, gradients in parts:
-                parameter.addcmul_(gradients[name].to(parameter), mask, value=-sign * rate)
+            self.partition.move(name, units, [(-sign * rate, gradients[name]) for sign, gradients in parts])
         self.moved = rate * length
         self.advantaged.clear()
         self.disadvantaged.clear()
@@ -273,43 +272,43 @@ class Partition:
 
     def similarity(self, name: str, one: Tensor, other: Tensor) -> Tensor:
         """c_U in float64; inf where either gradient is zero."""
-        return torch.cat(
-            [
-                _cosine(a.double(), b.double())
-                for a, b in zip(self._blocks(name, one), self._blocks(name, other), strict=True)
-            ]
-        )
+        pairs = zip(self._tables(name, one), self._tables(name, other), strict=True)
+        aa, ab, bb = torch.cat([_dots(a, b) for a, b in pairs], 1)
+        lengths = aa.sqrt() * bb.sqrt()
+        return torch.where(lengths > 0, ab / lengths, torch.inf)
 
     def length(self, name: str, chosen: Tensor, parts: Sequence[tuple[int, Tensor]]) -> float:
         """Euclidean norm, over the chosen_U units of one tensor, of the sum of sign * gradient; in float64."""
         squares, first = [0.0], 0
-        for blocks in zip(*(self._blocks(name, gradient) for _, gradient in parts), strict=True):
-            taken = chosen[first : first + len(blocks[0])]
-            first += len(taken)
-            if not taken.any():
-                continue
-            summed = sum(sign * block[taken].double() for (sign, _), block in zip(parts, blocks, strict=True))
-            squares.extend(summed.square().sum(-1).tolist())
+        for tables in zip(*(self._tables(name, gradient) for _, gradient in parts), strict=True):
+            taken = chosen[first : first + len(tables[0])].nonzero()[:, 0]
+            first += len(tables[0])
+            for units in taken.split(_fitting(tables[0].shape[-1])):
+                summed = sum(sign * table[units].double() for (sign, _), table in zip(parts, tables, strict=True))
+                squares.extend(summed.square().sum(-1).tolist())
         return math.sqrt(math.fsum(squares))
 
-    def mask(self, name: str, chosen: Tensor) -> Tensor:
-        """chosen_U in the shape of its tensor, with 1 for the dimension within a unit."""
-        shape, along = list(self.parameters[name].shape), self.along[name]
+    def move(self, name: str, chosen: Tensor, parts: Sequence[tuple[float, Tensor]]) -> None:
+        """Add factor * gradient to the chosen_U units of one tensor; of the others nothing is read."""
+        parameter, along = self.parameters[name], self.along[name]
+        one = torch.ones((), dtype=parameter.dtype, device=parameter.device)
         if along is None:
-            return chosen
-        shape[along] = 1
-        return chosen.reshape(shape)
-
-    def _blocks(self, name: str, gradient: Tensor) -> Iterator[Tensor]:
-        """A gradient as [units, entries of one], some units at a time."""
-        along = self.along[name]
-        if along is None:
-            yield gradient.reshape(1, -1)
+            for factor, gradient in parts:
+                parameter.addcmul_(gradient.to(parameter), one, value=factor)
             return
-        table = gradient.movedim(along, -1)
-        outer = table.reshape(1, *table.shape) if table.dim() == 2 else table.flatten(0, -3)
-        for matrix in outer:
-            yield from matrix.split(max(1, BLOCK // max(1, matrix.shape[-1])))
+        table = parameter.movedim(along, -1)
+        for units in chosen.nonzero()[:, 0].split(_fitting(table.shape[-1])):
+            place = torch.unravel_index(units, table.shape[:-1])
+            moved = table[place]
+            for factor, gradient in parts:
+                moved.addcmul_(gradient.movedim(along, -1)[place].to(moved), one, value=factor)
+            table[place] = moved
+
+    def _tables(self, name: str, gradient: Tensor) -> Iterator[Tensor]:
+        """A gradient as matrices [units, entries of one], one after the other where its units have two indices."""
+        along = self.along[name]
+        table = gradient.reshape(1, -1) if along is None else gradient.movedim(along, -1)
+        yield from (table,) if table.dim() == 2 else table.flatten(0, -3)
 
 
 @contextlib.contextmanager
@@ -413,7 +412,31 @@ def smallest(similarity: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     return {name: part for name, part in zip(similarity, parts, strict=True) if part.any()}
 
 
-def _cosine(one: Tensor, other: Tensor) -> Tensor:
-    """Cosine of the rows of two matrices; inf where one of the two rows is zero."""
-    product = one.square().sum(-1).sqrt() * other.square().sum(-1).sqrt()
-    return torch.where(product > 0, torch.linalg.vecdot(one, other) / product, torch.inf)
+def _fitting(entries: int) -> int:
+    """How many vectors of so many entries make up a block."""
+    return max(1, BLOCK // max(1, entries))
+
+
+def _dots(one: Tensor, other: Tensor) -> Tensor:
+    """<a_i, a_i>, <a_i, b_i> and <b_i, b_i> of the rows of two matrices [U, n], in float64: [3, U].
+
+    Block by block in the order of the memory, be that along rows or across them. Equal rows have equal ones, to the last
+    bit, wherever they are.
+    """
+    (count, entries), found = one.shape, torch.zeros(3, len(one), dtype=torch.float64, device=one.device)
+    if one.stride(1) == 1:
+        wide = max(1, min(entries, PIECE))
+        high = _fitting(wide)
+    else:
+        wide, high = _fitting(count), max(1, count)
+    for row in range(0, count, high):
+        for column in range(0, entries, wide):
+            block = slice(row, row + high), slice(column, column + wide)
+            a, b = one[block].double(), other[block].double()
+            if found.device.type != "cpu":
+                found[:, block[0]] += torch.stack([torch.linalg.vecdot(x, y) for x, y in ((a, a), (a, b), (b, b))])
+                continue
+            a, b, sums = a.numpy(), b.numpy(), found.numpy()  # torch would write down all products
+            for sum_, (x, y) in zip(sums, ((a, a), (a, b), (b, b)), strict=True):
+                sum_[block[0]] += np.einsum("ij,ij->i", x, y)
+    return found

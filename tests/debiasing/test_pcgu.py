@@ -290,7 +290,25 @@ def test_three_dimensions_are_cut_along_the_last_two():
         expected = torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=along).flatten()
         found = units.similarity("weight", one, other)
         torch.testing.assert_close(found, expected)
-        assert units.counts["weight"] == len(found) and units.mask("weight", found > 0).shape == shape
+        assert units.counts["weight"] == len(found)
+        weight, chosen = units.parameters["weight"], found > found.median()
+        before = weight.detach().clone()
+        with torch.no_grad():
+            units.move("weight", chosen, [(2.0, one), (-1.0, other)])
+        torch.testing.assert_close(weight.detach(), before + chosen.reshape(shape) * (2 * one - other))
+        assert torch.equal(weight == before, ~chosen.reshape(shape).expand_as(weight))
+
+
+def test_equal_rows_have_equal_cosines():
+    """To the last bit, wherever in a tensor they are: of equal ones the first is taken."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, width in ((301, 1), (301, 7), (57, 576), (22, 1536), (9, 4096), (301, 12_001), (2, 40_000)):
+        one, other = (torch.randn(1, width, generator=generator).expand(rows, width).contiguous() for _ in range(2))
+        for x, y in ((one, other), (one.T.contiguous().T, other.T.contiguous().T)):
+            dots = pcgu._dots(x, y)
+            assert dots.shape == (3, rows) and (dots == dots[:, :1]).all()
+            expected = torch.stack([(a.double() * b.double()).sum(-1) for a, b in ((x, x), (x, y), (y, y))])
+            torch.testing.assert_close(dots, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
