@@ -1,5 +1,6 @@
 """Partial answers on disk: one small file a pack, so that a killed run goes on where it was, with the same bits."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -110,7 +111,13 @@ class Scratch:
         os.replace(temporary, path)
 
     def _unwritable(self, error: OSError) -> StoreError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "free some space there"
+        elif error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+            what = f"move {error.filename2 or error.filename} away"
+        else:
+            what = "make it writable"
         return StoreError(
             f"partial answers cannot be kept in {self.folder} ({error.strerror}): "
-            "free some space there, or set store to a folder that can be written"
+            f"{what}, or set store to a folder that can be written"
         )

@@ -152,5 +152,14 @@ def test_an_index_that_cannot_be_read(scorer, counted, requests, tmp_path):
 
 def test_a_store_that_cannot_be_written(scorer, requests, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="set store to a folder"):
+    with pytest.raises(StoreError, match="move .*file.* away, or set store to a folder"):
         scorer.score(requests, scratch=tmp_path / "file" / "scratch")
+
+
+def test_a_folder_where_a_file_should_be(scorer, requests, tmp_path):
+    scorer.score(requests, scratch=tmp_path)
+    pack = next(tmp_path.glob("pack-*.json"))
+    pack.unlink()
+    pack.mkdir()
+    with pytest.raises(StoreError, match=f"move .*{pack.name} away, or set store to a folder"):
+        scorer.score(requests, scratch=tmp_path)
