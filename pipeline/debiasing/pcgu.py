@@ -46,7 +46,7 @@ SIGNS = {"decrease_advantaged": (1, 0), "increase_disadvantaged": (0, -1), "both
 DIRECTIONS = tuple(SIGNS)
 EVERY = ("batch", "epoch")
 BLOCK = 1 << 15  # entries whose float64 copies are alive at a time: they stay in the cache, of one core
-PIECE = 1 << 12  # entries of a vector that are summed at once: numpy adds longer ones in another order where one is alone
+PIECE = 1 << 12  # entries of a vector that are summed at once: longer ones numpy adds otherwise where one is alone
 
 
 @dataclasses.dataclass(frozen=True)
