@@ -285,7 +285,7 @@ class Partition:
             first += len(tables[0])
             for units in taken.split(_fitting(tables[0].shape[-1])):
                 summed = sum(sign * table[units].double() for (sign, _), table in zip(parts, tables, strict=True))
-                squares.extend(summed.square().sum(-1).tolist())
+                squares.extend(_dots(summed, summed)[0].tolist())
         return math.sqrt(math.fsum(squares))
 
     def move(self, name: str, chosen: Tensor, parts: Sequence[tuple[float, Tensor]]) -> None:
@@ -293,7 +293,7 @@ class Partition:
         parameter, along = self.parameters[name], self.along[name]
         one = torch.ones((), dtype=parameter.dtype, device=parameter.device)
         if along is None:
-            for factor, gradient in parts:
+            for factor, gradient in parts if chosen.any() else ():
                 parameter.addcmul_(gradient.to(parameter), one, value=factor)
             return
         table = parameter.movedim(along, -1)
@@ -420,8 +420,8 @@ def _fitting(entries: int) -> int:
 def _dots(one: Tensor, other: Tensor) -> Tensor:
     """<a_i, a_i>, <a_i, b_i> and <b_i, b_i> of the rows of two matrices [U, n], in float64: [3, U].
 
-    Block by block in the order of the memory, be that along rows or across them. Equal rows have equal ones, to the last
-    bit, wherever they are.
+    Block by block in the order of the memory, be that along rows or across them, which is the first's. On a CPU equal rows
+    have equal ones, to the last bit, wherever they are, if both matrices lie in one way.
     """
     (count, entries), found = one.shape, torch.zeros(3, len(one), dtype=torch.float64, device=one.device)
     if one.stride(1) == 1:

@@ -114,9 +114,13 @@ class Scratch:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = "free some space there"
         elif error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
-            what = f"move {error.filename2 or error.filename} away"
-        else:
+            place = Path(error.filename2 or error.filename)
+            in_the_way = next((above for above in place.parents if above.is_file()), place)
+            what = f"move {in_the_way} away"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             what = "make it writable"
+        else:
+            what = "run again"
         return StoreError(
             f"partial answers cannot be kept in {self.folder} ({error.strerror}): "
             f"{what}, or set store to a folder that can be written"

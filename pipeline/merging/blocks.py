@@ -233,7 +233,7 @@ def dots(
 def gram(tensors: Sequence[Tensor | Lazy], origin: Tensor | Lazy | None = None) -> np.ndarray:
     """G_ij = <x_i - origin, x_j - origin> over all entries, in float64; the origin is zero if None.
 
-    Differences of 16-bit numbers are taken in float32: exact, unless one is thousands of times the other.
+    Differences of 16-bit numbers are taken in float32: exact, unless one is thousands of times the other, and rounded once then.
     """
     count, given = len(tensors), [*tensors, *([] if origin is None else [origin])]
     widest = max(tensor.dtype.itemsize for tensor in given)
@@ -268,7 +268,7 @@ def choose(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def dot(x: Tensor, y: Tensor) -> float:
     """<x, y> in float64, in a fixed order; float32 is widened on the way.
 
-    A BLAS, or a sum on several threads, would give other last bits on other machines.
+    A BLAS, or a sum on several threads, would give other last bits on other machines of one architecture.
     """
     if x.device.type != "cpu":
         return float(torch.dot(x.reshape(-1).double(), y.reshape(-1).double()))

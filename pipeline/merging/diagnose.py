@@ -13,6 +13,7 @@ from pipeline.merging.blocks import Lazy, dot, lazy, working_dtype
 from pipeline.merging.line import mean
 
 ROW = 256  # entries whose products are summed in float32
+MANY = 1 << 14  # entries from which on the rounding of the rows averages out
 SMALL = 1e-20  # a sum of products that float32 may not hold
 
 
@@ -60,16 +61,16 @@ def of_block(
 ) -> Sums:
     """The sums of one flat block in the working dtype. A sum that is not finite tells of an entry that is not.
 
-    short  the merge has been rounded to 16 bits, which leaves more off the axis than sums in float32 do
+    short  the merge has been rounded to 16 bits, which leaves more off the axis than sums in float32 of many entries do
     """
     step = merged - base
     way = mean(donors, shares) - base if donors else torch.zeros_like(step)
-    product = _dot if short else dot
+    product = _dot if short and len(step) >= MANY else dot
     return Sums(product(way, way), product(way, step), product(step, step), _dot(base, base), _dot(merged, merged))
 
 
 def _dot(x: Tensor, y: Tensor) -> float:
-    """<x, y>, in float32 for each ROW of entries, and in float64 where that leaves its range; right to about 1e-8."""
+    """<x, y>, in float32 for each ROW of entries, and in float64 where that leaves its range; right to about 1e-8 of MANY entries."""
     if x.device.type != "cpu":
         return dot(x, y)
     a, b = x.numpy(), y.numpy()
