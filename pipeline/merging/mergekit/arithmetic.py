@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.merging import blocks
 from pipeline.merging.blocks import BLOCK, total, working_dtype
 
 
@@ -38,7 +39,7 @@ def combination(coefficients: Sequence[float], tensors: Sequence[Tensor]) -> Ten
 def dot(x: Tensor, y: Tensor) -> float:
     """<x, y> in float64, block by block in a fixed order."""
     pairs = zip(x.reshape(-1).split(BLOCK), y.reshape(-1).split(BLOCK), strict=True)
-    return float(np.add.reduce([total(a.double() * b.double()) for a, b in pairs]))
+    return float(np.add.reduce([blocks.dot(a.double(), b.double()) for a, b in pairs]))
 
 
 def l1(x: Tensor) -> float:
