@@ -37,7 +37,7 @@ bench-eval: setup ## answering benchmarks with a 135M model, ours and lm-eval's 
 	$(BIN)/python bench/evaluate.py
 
 bench-coverage: setup ## do the intervals hold the truth, does Holm keep false alarms rare? into bench/README.md (half an hour)
-	$(BIN)/python bench/coverage.py
+	$(BIN)/python bench/interval_coverage.py
 
 bench-debias: setup ## one PCGU step against two plain passes and a loop over rows, into bench/README.md (ten minutes)
 	$(BIN)/python bench/debias.py

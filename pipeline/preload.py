@@ -11,7 +11,10 @@ import torch  # noqa: E402, F401
 import transformers.models.llama.modeling_llama  # noqa: E402
 
 import pipeline.language_model.load  # noqa: E402
-import pipeline.recipe  # noqa: E402, F401
+import pipeline.merging.compiled  # noqa: E402
+import pipeline.recipe  # noqa: E402
+
+pipeline.merging.compiled.load()
 
 transformers.utils.logging.disable_progress_bar()  # a bar for every model that is loaded says nothing
 gc.freeze()  # no collection of a cell looks at them again

@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.merging import compiled
+
 BLOCK = 1 << 19  # entries: with more, threads wait less for each other; with fewer, operands stay nearer
 CHUNK = 2 * BLOCK  # entries that one task of a thread computes
 
@@ -148,8 +150,7 @@ class Uniform(Lazy):
             first = number * self.SEGMENT
             bits = self._segment(number, min(self.SEGMENT, stop - first))[max(0, start - first) :]
             at = max(first, start) - start
-            result[at : at + len(bits)] = (bits >> 8).view(np.int32)
-        result *= np.float32(2**-24)
+            compiled.uniform(bits, result[at : at + len(bits)])
         return torch.from_numpy(result).to(device=_device, dtype=dtype)
 
     def _segment(self, number: int, count: int) -> np.ndarray:
@@ -270,9 +271,35 @@ def dot(x: Tensor, y: Tensor) -> float:
 
     A BLAS, or a sum on several threads, would give other last bits on other machines of one architecture.
     """
-    if x.device.type != "cpu":
-        return float(torch.dot(x.reshape(-1).double(), y.reshape(-1).double()))
-    return float(np.einsum("i,i->", x.reshape(-1).numpy(), y.reshape(-1).numpy(), dtype=np.float64))
+    if (flat := arrays(x, y)) is not None:
+        return compiled.dot(*flat)
+    x, y = x.reshape(-1).double(), y.reshape(-1).double()
+    return compiled.dot(x.numpy(), y.numpy()) if x.device.type == "cpu" else float(torch.dot(x, y))
+
+
+def arrays(*tensors: Tensor) -> list[np.ndarray] | None:
+    """The tensors as flat arrays for `compiled`; None where they are on a GPU, strided, or not alike in shape and dtype."""
+    first = tensors[0]
+    if first.dtype not in (torch.float32, torch.float64):
+        return None
+    for each in tensors:
+        if (
+            each.device.type != "cpu"
+            or each.dtype != first.dtype
+            or each.shape != first.shape
+            or not each.is_contiguous()
+        ):
+            return None
+    return [each.detach().numpy().reshape(-1) for each in tensors]
+
+
+def filled(loop: Callable[..., None], tensors: Sequence[Tensor], *numbers: float) -> Tensor | None:
+    """What a loop of `compiled` makes of tensors and numbers of their dtype; None where it does not take them."""
+    if (flat := arrays(*tensors)) is None:
+        return None
+    out = torch.empty_like(tensors[0])
+    loop(*flat, *map(flat[0].dtype.type, numbers), out.numpy().reshape(-1))
+    return out
 
 
 def total(block: Tensor) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.merging import mergekit
 from pipeline.merging.blocks import Lazy, elementwise, lazy, matrixwise
-from pipeline.merging.selection import magnitude, order_statistics, task_vector
+from pipeline.merging.selection import distance, order_statistics
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import moved, trim
 
@@ -75,7 +75,7 @@ def _limits(base: Lazy, donor: Lazy, density: float, gamma: float) -> tuple[floa
         return 0.0, float("inf")
     if keep <= 0:
         return float("inf"), 0.0
-    low, high = order_statistics([magnitude(task_vector(base, donor))], lambda n, _: [n - top - keep, n - top - 1])
+    low, high = order_statistics([distance(base, donor)], lambda n, _: [n - top - keep, n - top - 1])
     return low, high
 
 

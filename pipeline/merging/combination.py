@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pipeline.merging.blocks import Lazy, elementwise
+from pipeline.merging.line import away
 
 # Coefficients that sum to 1 up to the rounding of float64 are taken to sum to 1.
 ROUNDING = 1e-12
@@ -29,8 +29,7 @@ def combination(coefficients: Sequence[float], tensors: Sequence[Tensor | Lazy])
         here = tuple(each.double() for each in (first, *rest)) if wide else (first, *rest)
         result = here[pivot]
         for i, coefficient in steps:
-            step = (here[pivot] - here[i]).mul_(coefficient)  # one buffer for all: it stays in the cache
-            result = torch.sub(result, step.add_(0.0) if coefficient < 0 else step, out=step)  # +0 keeps a zero's sign
+            result = away(result, here[pivot], here[i], coefficient, lift=coefficient < 0)
         return result if abs(excess) <= ROUNDING else result + here[pivot] * excess
 
     return elementwise(block, *tensors)

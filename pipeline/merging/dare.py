@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from pipeline.merging import mergekit
-from pipeline.merging.blocks import Uniform, dots, elementwise, indicator, lazy, matrixwise
+from pipeline.merging import compiled, mergekit
+from pipeline.merging.blocks import Uniform, dots, elementwise, filled, indicator, lazy, matrixwise
 from pipeline.merging.mixup import mixed, refuse_beside_mixup
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import merged_vector, moved, stepped
@@ -82,7 +82,7 @@ def dare(
         if len(vectors) == 1:
             return moved(base, donors_, vectors, [factors[0] * _share(shares[0], combine)], "none", "sum")
         if len(set(factors)) == 1:  # after the vote: scaled before it, an even vote would be decided by rounding
-            return stepped(base, merged_vector(vectors, shares, vote, combine) * factors[0])
+            return stepped(base, merged_vector(vectors, shares, vote, combine), factors[0])
         scaled = [vector * factor for vector, factor in zip(vectors, factors, strict=True)]
         return moved(base, donors_, scaled, shares, vote, combine)
 
@@ -96,7 +96,8 @@ def refuse(*, mixup: float | None, vote: str, combine: str, **_others) -> None:
 
 
 def _masked(base: Tensor, donor: Tensor, uniform: Tensor, density: float) -> Tensor:
-    return (donor - base) * indicator(torch.lt, uniform, density)
+    found = filled(compiled.masked, (base, donor, uniform), density)
+    return (donor - base) * indicator(torch.lt, uniform, density) if found is None else found
 
 
 def _share(share: float, combine: str) -> float:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.merging import mergekit
-from pipeline.merging.blocks import Lazy, Uniform, dots, indicator, matrixwise, rowwise
+from pipeline.merging import compiled, mergekit
+from pipeline.merging.blocks import Lazy, Uniform, dots, matrixwise, rowwise
 from pipeline.merging.row_order import ascending
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import moved, stepped
 
 LINE = KEPT = True
+LEAST = 2**-24  # the step of the uniform numbers: where p is 0 nothing is kept, and nothing may be divided by it
 
 
 def della(
@@ -87,7 +88,7 @@ def della(
         pruned = vectors(base, rest, rescale)
         if len(pruned) == 1 and density < 1:
             share = 1.0 if combine == "weighted_mean" else shares[0]
-            return stepped(base, pruned[0] * (share * factors[0]))
+            return stepped(base, pruned[0], share * factors[0])
         scaled = [vector if factor == 1 else vector * factor for vector, factor in zip(pruned, factors, strict=True)]
         return moved(base, rest[: len(donors)], scaled, shares, vote, combine)
 
@@ -108,20 +109,24 @@ def _pruned(tau: Tensor, uniform: Tensor, density: float, epsilon: float, rescal
         return tau
     if density == 0:
         return torch.zeros_like(tau)
-    p = _probabilities(tau, density, epsilon)
-    keeps = indicator(torch.lt, uniform, p)
-    # where p is 0 nothing is kept, and nothing may be divided by it; 2^-24 is the step of the uniform numbers
-    return (tau / p.clamp_(min=2**-24) if rescale == "inverse_prob" else tau) * keeps
-
-
-def _probabilities(tau: Tensor, density: float, epsilon: float) -> Tensor:
-    """p of each entry, by the rank of its magnitude in its row, equal ones by their position."""
     columns = tau.shape[-1]
-    if columns < 2:
-        return torch.full_like(tau, density)
-    by_rank = (density - epsilon) + torch.arange(columns, dtype=torch.float64) * (2 * epsilon / (columns - 1))
+    spread = epsilon if columns > 1 else 0.0
+    by_rank = (density - spread) + torch.arange(columns, dtype=torch.float64) * (2 * spread / max(1, columns - 1))
+    by_rank = by_rank.to(tau)
     order = ascending(tau.to(torch.float32).abs())
-    return torch.empty_like(tau).scatter_(-1, order, by_rank.to(tau).expand(tau.shape))
+    if tau.device.type == "cpu":
+        tau, uniform = tau.contiguous(), uniform.contiguous()
+        out, least = torch.empty_like(tau), tau.numpy().dtype.type(LEAST)
+        given = (each.numpy() for each in (tau, uniform, order, by_rank))
+        compiled.pruned(*given, least, rescale == "inverse_prob", out.numpy())
+        return out
+    return _scattered(tau, uniform, order, by_rank, rescale)
+
+
+def _scattered(tau: Tensor, uniform: Tensor, order: Tensor, by_rank: Tensor, rescale: str) -> Tensor:
+    """What `compiled.pruned` does, by tensor calls."""
+    p = torch.empty_like(tau).scatter_(-1, order.long(), by_rank.expand(tau.shape))
+    return (tau / p.clamp(min=LEAST) if rescale == "inverse_prob" else tau) * (uniform < p)
 
 
 def _factors(base: Tensor, rest: Sequence[Tensor | Lazy], vectors, transposed: bool) -> list[float]:

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+
+from pipeline.merging import compiled
+from pipeline.merging.blocks import filled
 
 
 def line(start: Tensor, end: Tensor, t: float) -> Tensor:
     """(1 - t) * start + t * end: exactly `start` at t = 0, `end` at t = 1, and x between x and x.
 
-    Written from the nearer end. Subtracting +0 keeps the sign of a zero, adding it would not; products and sums are
-    separate calls, because a fused one rounds differently in the rest of a vector than in its lanes.
+    Written from the nearer end. Subtracting +0 keeps the sign of a zero, adding it would not.
     """
     if t == 0:
         return start
@@ -20,8 +21,22 @@ def line(start: Tensor, end: Tensor, t: float) -> Tensor:
         near, far = start, end
     else:
         near, far, t = end, start, 1 - t
-    step = near - far  # one buffer for all three: it stays in the cache
-    return torch.sub(near, step.mul_(t), out=step)
+    return away(near, near, far, t)
+
+
+def away(start: Tensor, near: Tensor, far: Tensor, t: float, lift: bool = False) -> Tensor:
+    """start - (near - far) t, product and difference each rounded; with `lift` a product that is a zero is +0."""
+    zero = 0.0 if lift else -0.0  # adding -0 changes nothing
+    if (found := filled(compiled.away, (start, near, far), t, zero)) is not None:
+        return found
+    # separate calls: a fused one rounds differently in the rest of a vector than in its lanes
+    return start - ((near - far) * t + zero)
+
+
+def blend(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a x + b y, products and sum each rounded."""
+    found = filled(compiled.blended, (x, y), a, b)
+    return x * a + y * b if found is None else found
 
 
 def mean(tensors: Sequence[Tensor], shares: Sequence[float] | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.merging import mergekit
 from pipeline.merging.blocks import Lazy, choose, elementwise, lazy, matrixwise, working_dtype
 from pipeline.merging.line import line
-from pipeline.merging.selection import magnitude, order_statistics, task_vector
+from pipeline.merging.selection import distance, order_statistics
 from pipeline.merging.task_vectors import stepped
 
 DONORS = (1, 1)
@@ -72,5 +72,5 @@ def _quantile(base: Tensor | Lazy, donor: Tensor | Lazy, weight: float) -> float
         place = weight * (size - zeros - 1)
         return [zeros + int(place), min(size - 1, zeros + int(place) + 1)] if size > zeros else []
 
-    found = order_statistics([magnitude(task_vector(base, donor))], ranks)
+    found = order_statistics([distance(base, donor)], ranks)
     return found[0] + (found[1] - found[0]) * (place - int(place)) if found else 0.0

@@ -66,7 +66,7 @@ def nuslerp(
     def block(base: Tensor, *donors: Tensor) -> Tensor:
         if len(donors) == 1:
             return _rows(base, donors[0], t)
-        return stepped(base, _rows(donors[0] - base, donors[1] - base, t) * weight)
+        return stepped(base, _rows(donors[0] - base, donors[1] - base, t), weight)
 
     if row_wise and base.ndim > 2:
         return matrixwise(lambda *x: block(*(each.movedim(0, -1) for each in x)).movedim(-1, 0), base, *donors)

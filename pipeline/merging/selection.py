@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from pipeline import progress
-from pipeline.merging.blocks import Lazy, elementwise, mapped, remembered
+from pipeline.merging import compiled
+from pipeline.merging.blocks import Lazy, elementwise, filled, mapped, remembered
 
 HALF = 1 << 16
 HELD = 1 << 23  # entries that are held in memory at most: 32 MB
 GRAIN = attrgetter("grain")
 COUNTED = 1 << 19  # entries counted at once
-LOOKED_AT = 1 << 13  # and how many of these the guess is made from
+LOOKED_AT = 1 << 11  # and how many of these the guess is made from
 WIDEST = 32 * HALF  # keys in the range of a guess: its counts take 16 MB, for each wanted rank of each list
 
 
@@ -80,16 +81,15 @@ def _sorted(tensors: Sequence[Lazy], ranks: Callable, signed: bool) -> list[floa
     return [_number(int(keys[rank]), signed) for rank in wanted]
 
 
-def thresholds(vectors: Sequence[Sequence[Lazy]], density: float, label: str | None = None) -> list[float]:
-    """For each list of tensors, all of the same shapes: the k-th largest magnitude over all of them, k = int(density * entries).
+def thresholds(magnitudes: Sequence[Sequence[Lazy]], density: float, label: str | None = None) -> list[float]:
+    """For each list of magnitudes, all of the same shapes: the k-th largest over all of them, k = int(density * entries).
 
     Keeping every |x| >= threshold keeps k entries, and more only where magnitudes are equal. 0 where density is 1, and
     infinity where k is 0.
     """
-    k = int(density * sum(tensor.numel() for tensor in vectors[0])) if vectors else 0
+    k = int(density * sum(tensor.numel() for tensor in magnitudes[0])) if magnitudes else 0
     if density == 1 or k == 0:
-        return [0.0 if density == 1 else float("inf")] * len(vectors)
-    magnitudes = [[magnitude(tensor) for tensor in tensors] for tensors in vectors]
+        return [0.0 if density == 1 else float("inf")] * len(magnitudes)
     return [limit for (limit,) in _of_each(magnitudes, lambda size, _: [size - k], label)]
 
 
@@ -98,9 +98,14 @@ def magnitude(tensor: Lazy) -> Lazy:
     return elementwise(torch.abs, tensor)
 
 
-def task_vector(base: Lazy, donor: Lazy) -> Lazy:
-    """donor - base"""
-    return elementwise(lambda base, donor: donor - base, base, donor)
+def distance(base: Lazy, donor: Lazy) -> Lazy:
+    """|donor - base|"""
+
+    def block(base: Tensor, donor: Tensor) -> Tensor:
+        found = filled(compiled.distance, (base, donor))
+        return (donor - base).abs() if found is None else found
+
+    return elementwise(block, base, donor)
 
 
 def _guessed(lists: Sequence[Sequence[Lazy]], size: int, ranks: Callable, signed: bool, bar) -> list[list[int] | None]:
@@ -247,10 +252,11 @@ def _count_zeros(keys: Tensor, signed: bool) -> int:
 def _count_inside(keys: Tensor, each: Range) -> tuple[int, np.ndarray]:
     """How many keys are below a range, and those inside it, from its start."""
     if keys.device.type == "cpu":
-        bits = keys.numpy().view(np.uint32)
-        offsets = bits - np.uint32(each.low)  # wraps round below the range
-        inside = np.flatnonzero(offsets < each.high - each.low)  # few: taken by place at a sixth of the cost of by mask
-        return int(np.count_nonzero(bits < np.uint32(each.low))), offsets[inside]
+        offsets = np.empty(len(keys), np.uint32)
+        below, inside = compiled.counted(
+            _in_memory(0, keys), np.uint32(each.low), np.uint32(each.high - each.low), offsets
+        )
+        return below, offsets[:inside]
     offsets = (keys.long() & 0xFFFFFFFF) - each.low
     inside = offsets[(offsets >= 0) & (offsets < each.high - each.low)]
     return int((offsets < 0).sum()), inside.cpu().numpy()

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from pipeline.merging.blocks import elementwise, gram
-from pipeline.merging.line import line
+from pipeline.merging.line import blend, line
 from pipeline.merging.settings import Interval
 
 DONORS = (1, 1)
@@ -54,4 +54,4 @@ def slerp(
         return elementwise(lambda base, donor: line(base, donor, weight), base, donor)
     theta = math.acos(cos)
     to_base, to_donor = math.sin((1 - weight) * theta) / math.sin(theta), math.sin(weight * theta) / math.sin(theta)
-    return elementwise(lambda base, donor: base * to_base + donor * to_donor, base, donor)
+    return elementwise(lambda base, donor: blend(base, to_base, donor, to_donor), base, donor)

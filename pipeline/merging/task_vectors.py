@@ -6,8 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.merging.blocks import choose, indicator
+from pipeline.merging import compiled
+from pipeline.merging.blocks import arrays, choose, filled, indicator
 from pipeline.merging.line import line
+
+VOTES = {"none": compiled.NO_VOTE, "plain": compiled.PLAIN, "weighted": compiled.WEIGHTED}
+COMBINE = {"sum": compiled.SUM, "mean": compiled.MEAN, "weighted_mean": compiled.WEIGHTED_MEAN, "max": compiled.MAX}
 
 
 def trim(vector: Tensor, threshold: float) -> Tensor:
@@ -17,6 +21,12 @@ def trim(vector: Tensor, threshold: float) -> Tensor:
     if vector.dtype == torch.float32:  # hardshrink keeps what is larger than its limit
         return torch.nn.functional.hardshrink(vector, float(np.nextafter(np.float32(threshold), np.float32(0))))
     return vector * (vector.abs().to(torch.float32) >= threshold)
+
+
+def trimmed(base: Tensor, donor: Tensor, threshold: float) -> Tensor:
+    """`trim` of donor - base."""
+    found = filled(compiled.trimmed, (base, donor), threshold) if base.dtype == torch.float32 else None
+    return trim(donor - base, threshold) if found is None else found
 
 
 def merged_vector(vectors: Sequence[Tensor], shares: Sequence[float], vote: str, combine: str) -> Tensor:
@@ -29,6 +39,8 @@ def merged_vector(vectors: Sequence[Tensor], shares: Sequence[float], vote: str,
     An even vote (a sum of exactly 0) elects no sign. Where a task vector is 0 it neither votes nor takes part, except
     that with vote=none the mean is over all donors.
     """
+    if (flat := arrays(*vectors)) is not None:
+        return _compiled(vectors[0], flat, shares, vote, combine)
     if vote == "none":
         return combined(vectors, shares, combine, all_take_part=True)
     sign = elect(vectors, shares if vote == "weighted" else None)
@@ -91,10 +103,23 @@ def moved(
     return stepped(base, merged_vector(vectors, shares, vote, combine))
 
 
-def stepped(base: Tensor, vector: Tensor) -> Tensor:
-    """base + vector, written so that a zero of either sign leaves the base as it is, its own zeros' signs too."""
-    step = 0.0 - vector
-    return torch.sub(base, step, out=step)
+def stepped(base: Tensor, vector: Tensor, factor: float = 1.0) -> Tensor:
+    """base + factor vector, written so that a zero of either sign leaves the base as it is, its own zeros' signs too."""
+    found = filled(compiled.moved, (base, vector), factor)
+    return base - (0.0 - vector * factor) if found is None else found
+
+
+def _compiled(like: Tensor, flat: Sequence[np.ndarray], shares: Sequence[float], vote: str, combine: str) -> Tensor:
+    """`merged_vector`, by the compiled loop."""
+    if combine == "weighted_mean":
+        shares = [share / max(shares) for share in shares]
+    out, number = torch.empty_like(like), flat[0].dtype
+    votes = np.array(shares if vote == "weighted" else [1.0] * len(shares))
+    weights = np.array(shares if combine == "weighted_mean" else [1.0] * len(shares), number)
+    compiled.merged_vector(
+        tuple(flat), np.array(shares, number), votes, weights, VOTES[vote], COMBINE[combine], out.numpy().reshape(-1)
+    )
+    return out
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

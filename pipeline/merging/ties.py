@@ -8,10 +8,9 @@ from torch import Tensor
 from pipeline.merging import mergekit
 from pipeline.merging.blocks import elementwise, lazy, matrixwise
 from pipeline.merging.mixup import mixed, refuse_beside_mixup, refuse_lone_draw
-from pipeline.merging.selection import task_vector, thresholds
+from pipeline.merging.selection import distance, thresholds
 from pipeline.merging.settings import Interval
-from pipeline.merging.task_vectors import moved
-from pipeline.merging.task_vectors import trim as trimmed
+from pipeline.merging.task_vectors import moved, trimmed
 
 LINE = KEPT = True
 
@@ -67,12 +66,12 @@ def ties(
             *donors,
         )
     limits = whole or [
-        thresholds([[task_vector(lazy(base), lazy(donor))]], dense)[0]
+        thresholds([[distance(lazy(base), lazy(donor))]], dense)[0]
         for donor, dense in zip(donors, densities, strict=True)
     ]
 
     def block(base: Tensor, *donors: Tensor) -> Tensor:
-        vectors = [trimmed(donor - base, limit) for donor, limit in zip(donors, limits, strict=True)]
+        vectors = [trimmed(base, donor, limit) for donor, limit in zip(donors, limits, strict=True)]
         return moved(base, donors, vectors, shares, vote, combine)
 
     return elementwise(block, base, *donors)
@@ -91,5 +90,5 @@ def survey(
     if trim == "tensor" or compat == "mergekit":
         return None
     models = [(base, donors) for _, base, donors, _ in tensors()]
-    vectors = [[task_vector(base, donors[i]) for base, donors in models] for i in range(count)]
-    return thresholds(vectors, density, "ties: survey")
+    magnitudes = [[distance(base, donors[i]) for base, donors in models] for i in range(count)]
+    return thresholds(magnitudes, density, "ties: survey")

@@ -80,7 +80,7 @@ class Merged:
         def work(start: int, stop: int) -> tuple:
             merged = result.read(start, stop, dtype).to(base.dtype)
             mine, *theirs = (model.read(start, stop, dtype) for model in (base, *donors))
-            sums = of_block(mine, theirs, merged.to(dtype), shares, merged.dtype.itemsize == 2)
+            sums = of_block(mine, theirs, merged.to(dtype), shares)
             if not all(map(math.isfinite, sums)):
                 refuse_not_finite([base, *donors], [mine, *theirs])
                 _refuse_overflow(name, merged)

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as arrays
 
 from pipeline.merging import selection
 from pipeline.merging.blocks import Stored, lazy, workers
-from pipeline.merging.selection import order_statistics, task_vector, thresholds
+from pipeline.merging.selection import distance, magnitude, order_statistics, thresholds
 
 vectors = arrays.arrays(
     np.float32, strategies.integers(0, 60), elements=strategies.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -42,7 +42,7 @@ def test_several_lists_are_read_in_one_pass(monkeypatch):
     base = random.standard_normal(9000)
     donors = [base + shift + scale * random.standard_normal(9000) for shift, scale in ((1, 0.1), (-3, 0.2), (0, 1e-3))]
     first = read_by(base, times)
-    lists = [[task_vector(first, read_by(donor, []))] for donor in donors]
+    lists = [[distance(first, read_by(donor, []))] for donor in donors]
     monkeypatch.setattr(selection, "_counted", None)  # no guess is wrong
     for density in (0.2, 0.5, 0.9):
         expected = [
@@ -73,7 +73,7 @@ def test_lists_of_other_shapes_are_refused():
 
 @given(vectors, strategies.floats(0, 1), strategies.integers(1, 7))
 def test_the_threshold_is_the_kth_largest_magnitude(vector, density, pieces):
-    (limit,) = thresholds([parts(vector, pieces)], density)
+    (limit,) = thresholds([[magnitude(part) for part in parts(vector, pieces)]], density)
     k = int(density * len(vector))
     if density == 1:
         assert limit == 0
@@ -104,7 +104,7 @@ def test_every_k_of_numbers_that_share_their_high_bits(scale, way):
     vector = (torch.arange(1, 40) * 1e-6 + 1) * scale
     expected = vector.abs().sort(descending=True).values
     for k in range(1, 39):
-        assert thresholds([[lazy(vector)]], (k + 0.5) / 39) == [float(expected[k - 1])]
+        assert thresholds([[lazy(vector.abs())]], (k + 0.5) / 39) == [float(expected[k - 1])]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -115,7 +115,7 @@ def test_large_tensors_of_different_sizes_as_numpy_sorts_them(threads, monkeypat
     together = np.sort(np.abs(np.concatenate(vectors)))
     with workers(threads):
         for density in (1e-6, 0.01, 0.2, 0.5, 0.999999):
-            (limit,) = thresholds([[lazy(torch.tensor(vector)) for vector in vectors]], density)
+            (limit,) = thresholds([[lazy(torch.tensor(vector).abs()) for vector in vectors]], density)
             k = int(density * len(together))
             assert limit == (together[-k] if k else np.inf)
 
@@ -125,7 +125,7 @@ def test_a_guess_that_misses_is_made_good(monkeypatch):
     monkeypatch.setattr(selection, "HELD", 0)
     vector = torch.rand(1 << 20) + 1
     vector.reshape(-1, selection.COUNTED)[:, : selection.LOOKED_AT] = 1e-3
-    assert thresholds([[lazy(vector)]], 0.5) == [float(vector.sort(descending=True).values[(1 << 19) - 1])]
+    assert thresholds([[lazy(vector.abs())]], 0.5) == [float(vector.sort(descending=True).values[(1 << 19) - 1])]
 
 
 def test_equal_entries_everywhere(monkeypatch):

@@ -1,4 +1,4 @@
-"""A short run of bench/coverage.py: intervals hold the truth, and Holm keeps false alarms rare."""
+"""A short run of bench/interval_coverage.py: intervals hold the truth, and Holm keeps false alarms rare."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ OFF = 3.5 * np.sqrt(0.05 * 0.95 / RUNS)  # what a simulation of so few can be of
 
 @pytest.fixture(scope="module")
 def coverage():
-    path = Path(__file__).parents[2] / "bench" / "coverage.py"
+    path = Path(__file__).parents[2] / "bench" / "interval_coverage.py"
     spec = importlib.util.spec_from_file_location("coverage", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,7 +1,7 @@
 """Do the 95 % intervals cover the truth in 95 % of benchmarks, and does Holm keep a sweep's false alarms at 5 %?
 
-    python bench/coverage.py             1,000 benchmarks a line, and the table in bench/README.md
-    python bench/coverage.py --runs 200  a quick look, printed only
+    python bench/interval_coverage.py             1,000 benchmarks a line, and the table in bench/README.md
+    python bench/interval_coverage.py --runs 200  a quick look, printed only
 
 A template (cluster) c has its own inclination z_c; item i is answered with the stereotype by base and cell where
 
@@ -217,7 +217,7 @@ def _write(blocks: list, outside: list[str], runs: int, seconds: float) -> None:
     words = (
         f"Written by `make bench-coverage` on {date.today()}: {runs:,} simulated benchmarks a line, {RESAMPLES:,} resamples "
         f"each, {seconds / 60:.0f} minutes of one core. In percent; 95 is right, and the simulation itself is off by up to "
-        f"{196 * np.sqrt(0.95 * 0.05 / runs):.1f} points. `bench/coverage.py` says what is simulated. "
+        f"{196 * np.sqrt(0.95 * 0.05 / runs):.1f} points. `bench/interval_coverage.py` says what is simulated. "
     )
     words += (
         f"Outside 93 to 97 (false alarms: above 6.5): {'; '.join(outside)}."

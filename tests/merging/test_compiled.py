@@ -1,0 +1,184 @@
+"""The compiled loops against the same by tensor calls, which tensors that are not contiguous (and a GPU's) take: bit for bit."""
+
+import itertools
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.merging import compiled, dare, della, diagnose, line, task_vectors
+from pipeline.merging.blocks import arrays, dot
+from pipeline.merging.row_order import ascending
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-39, 0.5, 2**-24, 3e38, -3e38]
+LENGTHS = [0, 1, 63, 64, 65, 1023, 1024, 1025, 5000]
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def numbers(count: int, length: int, dtype: torch.dtype, seed: int = 0) -> list[torch.Tensor]:
+    """Neighbours of each other, with special numbers and equal entries strewn in."""
+    random = np.random.default_rng(seed)
+    first = random.standard_normal(length)
+    made = [first + 0.1 * random.standard_normal(length) * (random.random(length) < 0.7) for _ in range(count)]
+    for each in made:
+        here = random.random(length) < 0.1
+        each[here] = random.choice(SPECIAL[:9], int(here.sum()))
+    return [torch.from_numpy(each).to(dtype) for each in made]
+
+
+def strided(tensor: torch.Tensor) -> torch.Tensor:
+    """The same entries, every second one of a wider tensor."""
+    wide = torch.zeros(2 * tensor.numel(), dtype=tensor.dtype)
+    wide[::2] = tensor
+    return wide[::2]
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    word = {4: torch.int32, 8: torch.int64}[one.element_size()]
+    return one.dtype == other.dtype and torch.equal(one.contiguous().view(word), other.contiguous().view(word))
+
+
+def by_calls(function, *tensors):
+    """What the tensor calls give."""
+    turned = [strided(tensor) for tensor in tensors]
+    assert all(tensor.numel() < 2 or arrays(tensor) is None for tensor in turned)
+    return function(*turned)
+
+
+ONE_BY_ONE = {
+    "line": lambda x, y, _: line.line(x, y, 0.3),
+    "line from the other end": lambda x, y, _: line.line(x, y, 0.7),
+    "away": lambda x, y, z: line.away(x, y, z, 1.7),
+    "away, zeros lifted": lambda x, y, z: line.away(x, y, z, -1.7, lift=True),
+    "blend": lambda x, y, _: line.blend(x, 0.3, y, -1.1),
+    "stepped": lambda x, y, _: task_vectors.stepped(x, y),
+    "stepped by a factor": lambda x, y, _: task_vectors.stepped(x, y, 1 / 0.3),
+    "trimmed": lambda x, y, _: task_vectors.trimmed(x, y, 0.1),
+    "trimmed, all": lambda x, y, _: task_vectors.trimmed(x, y, 0.0),
+    "trimmed, none": lambda x, y, _: task_vectors.trimmed(x, y, math.inf),
+    "masked": lambda x, y, z: dare._masked(x, y, z.abs(), 0.3),
+    "masked, none kept": lambda x, y, z: dare._masked(x, y, z.abs(), 0.0),
+}
+
+
+@dtypes
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_one_entry_at_a_time(name, length, dtype):
+    tensors = numbers(3, length, dtype)
+    assert same(ONE_BY_ONE[name](*tensors), by_calls(ONE_BY_ONE[name], *tensors))
+
+
+@dtypes
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("shares", [[1.0, 1.0, 1.0], [0.3, 2.0, 0.7], [0.0, 1.0, 1e-3]], ids=str)
+@pytest.mark.parametrize(
+    ("vote", "combine"), list(itertools.product(task_vectors.VOTES, task_vectors.COMBINE)), ids=lambda word: word
+)
+def test_one_task_vector_out_of_several(vote, combine, shares, count, dtype):
+    vectors = numbers(count, 3000, dtype)
+    vectors[1][:50] = -vectors[0][:50]  # even votes
+
+    def merged(base, *vectors):  # a zero's sign is of no account
+        return task_vectors.stepped(base, task_vectors.merged_vector(vectors, shares[:count], vote, combine))
+
+    base = torch.ones(3000, dtype=dtype)
+    assert same(merged(base, *vectors), by_calls(merged, base, *vectors))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.sampled_from(SPECIAL) | st.floats(-1e3, 1e3, width=32)] * 3), min_size=1, max_size=200),
+    st.floats(0, 1),
+)
+def test_any_numbers(rows, t):
+    tensors = [torch.tensor(column) for column in zip(*rows, strict=True)]
+    for function in (
+        lambda x, y, z: line.line(x, y, t),
+        lambda x, y, z: line.away(x, y, z, t),
+        lambda *vectors: task_vectors.merged_vector(vectors, [1.0, t, 2.0], "plain", "mean") + 0.0,
+    ):
+        one, other = function(*tensors), by_calls(function, *tensors)
+        finite = other.isfinite()
+        assert torch.equal(one.isfinite(), finite) and torch.equal(one[finite], other[finite])
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_nan_is_passed_on(place):
+    tensors = [torch.full((5,), 0.25 * (i + 1)) for i in range(3)]
+    tensors[place][3] = math.nan
+    for name, function in ONE_BY_ONE.items():
+        if place < 2 and name != "masked, none kept" and "none" not in name:
+            assert function(*tensors).isnan().tolist() == [False] * 3 + [True, False], name
+    for vote, combine in itertools.product(task_vectors.VOTES, ("sum", "mean", "weighted_mean")):
+        merged = task_vectors.merged_vector(tensors, [1.0, 1.0, 1.0], vote, combine)
+        assert merged.isnan().tolist() == [False] * 3 + [True, False], (vote, combine)
+    assert any(map(math.isnan, diagnose.of_block(tensors[0], tensors[1:2], tensors[2])))
+
+
+@dtypes
+@pytest.mark.parametrize("length", LENGTHS)
+def test_sums_are_those_of_float64(length, dtype):
+    x, y, z = (each.clamp(-10, 10) for each in numbers(3, length, dtype))
+    d, m = (y - x).double(), (z - x).double()
+    wide = x.double(), z.double()
+    for found, (a, b) in zip(
+        diagnose.of_block(x, [y], z), ((d, d), (d, m), (m, m), (wide[0],) * 2, (wide[1],) * 2), strict=True
+    ):
+        exact = math.fsum((a * b).tolist())
+        assert found == pytest.approx(exact, rel=1e-13, abs=1e-13)
+    assert dot(x, z) == pytest.approx(math.fsum((wide[0] * wide[1]).tolist()), rel=1e-13, abs=1e-13)
+    assert dot(strided(x), strided(z)) == dot(x, z)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 2**21), st.integers(0, 70), st.integers(0, 1000))
+def test_keys_are_counted(low, width, size, seed):
+    random = np.random.default_rng(seed)
+    near = np.clip(low + random.integers(-(2**22), 2**22, size), 0, 2**32 - 1)
+    keys = np.where(random.random(size) < 0.5, near, random.integers(0, 2**32, size)).astype(np.uint32)
+    width = min(width, 2**32 - low)
+    offsets = np.empty(size, np.uint32)
+    below, inside = compiled.counted(keys, np.uint32(low), np.uint32(width), offsets)
+    wanted = keys[(keys >= low) & (keys.astype(np.int64) < low + width)]
+    assert below == (keys < low).sum() and (offsets[:inside] == wanted - np.uint32(low)).all()
+    assert inside == len(wanted)
+
+
+@dtypes
+@pytest.mark.parametrize("rescale", ["inverse_prob", "none"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (4, 500)], ids=str)
+def test_pruned_by_rank(shape, rescale, dtype):
+    tau, uniform = (each.reshape(shape) for each in numbers(2, math.prod(shape), dtype))
+    uniform = uniform.abs() % 1
+    by_rank = torch.linspace(0, 0.8, shape[1], dtype=dtype)
+    order = ascending(tau.abs().float())
+    out = torch.empty_like(tau)
+    least = tau.numpy().dtype.type(della.LEAST)
+    given = (each.numpy() for each in (tau, uniform, order, by_rank))
+    compiled.pruned(*given, least, rescale == "inverse_prob", out.numpy())
+    assert same(out, della._scattered(tau, uniform, order, by_rank, rescale))
+
+
+def test_where_nothing_can_be_kept_loops_are_compiled_all_the_same(tmp_path):
+    """A package that is read-only, and a user without a folder for caches."""
+    code = (
+        "import numba.core.caching as caching\n"
+        "assert caching.CacheImpl._locator_classes; caching.CacheImpl._locator_classes = []\n"
+        "import torch\nfrom pipeline.merging.blocks import dot\nprint(dot(torch.ones(3), torch.ones(3)))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(compiled.__file__).parents[2])},
+    )
+    assert run.stdout.strip() == "3.0", run.stderr
