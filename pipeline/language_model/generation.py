@@ -5,7 +5,8 @@ shorter prompt stands padding, which the model is told to pass over (`attention_
 share what was read of it, and prompts that begin alike (solved examples before each question) share their beginning.
 Trials show whether the model allows either, and both together. Where none is allowed, a batch holds prompts of one length,
 each read whole, and no mask is given; nor are positions, but where a model counts anew from every token that it is given (Bamba):
-others count from elsewhere than 0 (RoBERTa). That is exact for every architecture that has a cache.
+others count from elsewhere than 0 (RoBERTa). That is exact for every architecture. One that keeps what it has read in no cache
+of transformers' (RWKV, GPT-1) reads the whole text anew for each token.
 """
 
 import copy
@@ -21,7 +22,7 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.generation.utils import ALL_CACHE_NAMES
 
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError
 from pipeline.language_model.kept import SPARE, joinable, joined, with_room
 from pipeline.language_model.lines import Line
 from pipeline.language_model.reading import near_best
@@ -51,6 +52,12 @@ def _nearest(prompt: tuple[int, ...], prompts: list[tuple[int, ...]]) -> tuple[i
     return max(
         ordered[max(0, at - 1) : at] + ordered[at + 1 : at + 2], key=lambda near: common(near, prompt), default=()
     )
+
+
+def _cache(outputs) -> dict[str, Cache]:
+    """What a model has kept, under its name for it; nothing where that is of the model's own kind, which may hold more than is selected."""
+    name = next((name for name in ALL_CACHE_NAMES if outputs.get(name) is not None), None)
+    return {name: outputs[name]} if name and type(outputs[name]).__module__ == Cache.__module__ else {}
 
 
 class Writer:
@@ -86,10 +93,26 @@ class Writer:
             log.warning("generation_config.json asks for %s, which is not applied to what the model writes", unused)
 
     @cached_property
+    def _keeps(self) -> bool:
+        """Whether the model keeps what it has read, in one of transformers' caches."""
+        keeps = False
+        if "use_cache" in self.known:
+            with torch.inference_mode():
+                token = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+                keeps = bool(_cache(self.model(input_ids=token, use_cache=True)))
+        if not keeps:
+            log.warning(
+                "%s keeps what it has read in no cache of transformers': each token that it writes reads the whole text "
+                "anew, which is slower",
+                type(self.model).__name__,
+            )
+        return keeps
+
+    @cached_property
     def _layers(self) -> list:
         """The layers of a cache with one token, if caches of this model can be joined."""
         with torch.inference_mode():
-            return joinable(self._step([(0,)], {})[1])
+            return joinable(self._step([(0,)], {})[1]) if self._keeps else []
 
     @cached_property
     def kept(self) -> int:
@@ -114,15 +137,16 @@ class Writer:
         near = [line.prompt for line in asked if len(line.prompt) + line.asked.max_tokens <= reach]
         several, shared = "prompts of several lengths in a batch", "reading the shared beginning of prompts once"
         pads = self.shares = self.shares_padded = False
+        if not asked or not self._keeps:
+            return 0
         if near:
             longest, shortest = (choice(near, key=lambda prompt: (len(prompt), prompt)) for choice in (max, min))
             pads = len(shortest) < len(longest) and self._passes(longest, shortest, 0, several)
-        if asked:
-            longest = max((line.prompt for line in asked), key=lambda prompt: (len(prompt), prompt))
-            other = _nearest(longest, [line.prompt for line in asked])
-            size = min(len(longest), len(other))
-            same = min(common(longest, other), size - 1)
-            self.shares = same >= SHARED and self._passes(longest[:size], other[:size], same, shared)
+        longest = max((line.prompt for line in asked), key=lambda prompt: (len(prompt), prompt))
+        other = _nearest(longest, [line.prompt for line in asked])
+        size = min(len(longest), len(other))
+        same = min(common(longest, other), size - 1)
+        self.shares = same >= SHARED and self._passes(longest[:size], other[:size], same, shared)
         if pads:
             longest = max(near, key=lambda prompt: (len(prompt), prompt))
             other = _nearest(longest, near)
@@ -136,7 +160,7 @@ class Writer:
 
     def _miscounts(self, prompt: tuple[int, ...]) -> bool:
         """Whether a token after what is kept comes to something else than read in one pass, unless its position is told."""
-        if "position_ids" not in self.known:
+        if "position_ids" not in self.known or not self._keeps:
             return False
         some, apart = (prompt * 2)[:COUNTED], {}
         whole_V = self.model(torch.tensor([some], device=self.model.device), use_cache=False).logits[0, -1].float()
@@ -235,7 +259,7 @@ class Writer:
                 stack.enter_context(few_rows(self.model))
                 few = True
             length = len(prompts[0]) + step
-            if length == self.turns:  # prompts of several lengths end before
+            if length == self.turns or not self._keeps:  # prompts of several lengths end before
                 logits_AV, cache, mask = self._read([batch[line].prompt + tuple(written[line]) for line in going], 0)
                 cache = with_room(cache)
             else:
@@ -267,7 +291,7 @@ class Writer:
             caches.append(cache)
             masks.append(torch.nn.functional.pad(mask, (len(prompts[0]) - shared - len(some[0]), 0)))
         mask = torch.cat(masks).to(self.model.device)
-        cache = joined(caches) if len(caches) > 1 else caches[0]
+        cache = joined(caches) if len(caches) > 1 and self._keeps else caches[0]
         return torch.cat(logits), cache, None if mask.all() else mask
 
     def _groups(self, lengths: list[int]) -> list[tuple[int, int]]:
@@ -304,20 +328,14 @@ class Writer:
         elif self.counts:
             places = torch.arange(before, before + size, device=self.model.device)
             told["position_ids"] = places.expand(len(tokens), -1)
-        outputs = self.model(
-            input_ids=torch.tensor(tokens, device=self.model.device), use_cache=True, **self.last_only, **told, **cache
-        )
-        name = next((name for name in ALL_CACHE_NAMES if outputs.get(name) is not None), None)
-        # a model's own kind of cache may keep more than what it selects (MiniMax)
-        if name is None or type(outputs[name]).__module__ != Cache.__module__:
-            raise ConfigError(
-                f"model.base must keep what it has read in one of transformers' caches to write, which "
-                f"{type(self.model).__name__} does not: choose another model or a benchmark that asks for log-likelihoods"
-            )
+        if "use_cache" in self.known:
+            told["use_cache"] = self._keeps
+        read = torch.tensor(tokens, device=self.model.device)
+        outputs = self.model(input_ids=read, **self.last_only, **told, **cache)
         logits_AV = outputs.logits[:, -1].float()
         if logits_AV.amax().isnan():  # nan if any is
             raise CheckpointError("the model should give logits that are numbers, found nan: its weights are broken")
-        return logits_AV, {name: outputs[name]}
+        return logits_AV, _cache(outputs) if self._keeps else {}
 
     def _select(self, rows: list[int], cache: dict, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
         """Rows of the cache, repeated or left out, in place; the same rows of some tensors."""

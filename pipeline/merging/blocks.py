@@ -142,22 +142,12 @@ class Uniform(Lazy):
     def __init__(self, key: Sequence[Any], shape: Sequence[int]):
         self.shape = torch.Size(shape)
         digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-        self.words = np.frombuffer(digest, "<u4").tolist()
+        self.words = np.array([*np.frombuffer(digest, "<u4"), 0], np.uint64)  # the last is the segment's number
 
     def read(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         result = np.empty(stop - start, np.float32)
-        for number in range(start // self.SEGMENT, -(-stop // self.SEGMENT)):
-            first = number * self.SEGMENT
-            bits = self._segment(number, min(self.SEGMENT, stop - first))[max(0, start - first) :]
-            at = max(first, start) - start
-            compiled.uniform(bits, result[at : at + len(bits)])
+        compiled.uniform(self.words, start, self.SEGMENT, result)
         return torch.from_numpy(result).to(device=_device, dtype=dtype)
-
-    def _segment(self, number: int, count: int) -> np.ndarray:
-        """The first `count` of a segment."""
-        # raw bits of a bit generator never change with numpy's version; a Generator's numbers may
-        seed = np.random.SeedSequence([*self.words, number])
-        return np.random.SFC64(seed).random_raw(-(-count // 2)).astype("<u8", copy=False).view("<u4")[:count]
 
 
 def lazy(tensor: Tensor | Lazy) -> Lazy:

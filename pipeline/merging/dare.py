@@ -10,7 +10,7 @@ from pipeline.merging import compiled, mergekit
 from pipeline.merging.blocks import Uniform, dots, elementwise, filled, indicator, lazy, matrixwise
 from pipeline.merging.mixup import mixed, refuse_beside_mixup
 from pipeline.merging.settings import Interval
-from pipeline.merging.task_vectors import merged_vector, moved, stepped
+from pipeline.merging.task_vectors import moved, voted
 
 LINE = True
 
@@ -82,7 +82,7 @@ def dare(
         if len(vectors) == 1:
             return moved(base, donors_, vectors, [factors[0] * _share(shares[0], combine)], "none", "sum")
         if len(set(factors)) == 1:  # after the vote: scaled before it, an even vote would be decided by rounding
-            return stepped(base, merged_vector(vectors, shares, vote, combine), factors[0])
+            return voted(base, vectors, shares, vote, combine, factors[0])
         scaled = [vector * factor for vector, factor in zip(vectors, factors, strict=True)]
         return moved(base, donors_, scaled, shares, vote, combine)
 

@@ -39,8 +39,6 @@ def merged_vector(vectors: Sequence[Tensor], shares: Sequence[float], vote: str,
     An even vote (a sum of exactly 0) elects no sign. Where a task vector is 0 it neither votes nor takes part, except
     that with vote=none the mean is over all donors.
     """
-    if (flat := arrays(*vectors)) is not None:
-        return _compiled(vectors[0], flat, shares, vote, combine)
     if vote == "none":
         return combined(vectors, shares, combine, all_take_part=True)
     sign = elect(vectors, shares if vote == "weighted" else None)
@@ -100,26 +98,39 @@ def moved(
     if len(vectors) == 1:
         share = 1.0 if combine == "weighted_mean" else shares[0]
         return choose(vectors[0] != 0, line(base, donors[0], share), base)
-    return stepped(base, merged_vector(vectors, shares, vote, combine))
+    return voted(base, vectors, shares, vote, combine)
+
+
+def voted(
+    base: Tensor, vectors: Sequence[Tensor], shares: Sequence[float], vote: str, combine: str, factor: float = 1.0
+) -> Tensor:
+    """base + factor * merged task vector."""
+    if (flat := arrays(base, *vectors)) is None:
+        return stepped(base, merged_vector(vectors, shares, vote, combine), factor)
+    if combine == "weighted_mean":
+        shares = [share / max(shares) for share in shares]
+    out, number = torch.empty_like(base), flat[0].dtype.type
+    votes = np.array(shares if vote == "weighted" else [1.0] * len(shares))
+    weights = shares if combine == "weighted_mean" else [1.0] * len(shares)
+    compiled.voted(
+        flat[0],
+        tuple(flat[1:]),
+        np.array(shares, number),
+        votes,
+        np.array(weights, number),
+        number(sum(weights)),
+        VOTES[vote],
+        COMBINE[combine],
+        number(factor),
+        out.numpy().reshape(-1),
+    )
+    return out
 
 
 def stepped(base: Tensor, vector: Tensor, factor: float = 1.0) -> Tensor:
     """base + factor vector, written so that a zero of either sign leaves the base as it is, its own zeros' signs too."""
     found = filled(compiled.moved, (base, vector), factor)
     return base - (0.0 - vector * factor) if found is None else found
-
-
-def _compiled(like: Tensor, flat: Sequence[np.ndarray], shares: Sequence[float], vote: str, combine: str) -> Tensor:
-    """`merged_vector`, by the compiled loop."""
-    if combine == "weighted_mean":
-        shares = [share / max(shares) for share in shares]
-    out, number = torch.empty_like(like), flat[0].dtype
-    votes = np.array(shares if vote == "weighted" else [1.0] * len(shares))
-    weights = np.array(shares if combine == "weighted_mean" else [1.0] * len(shares), number)
-    compiled.merged_vector(
-        tuple(flat), np.array(shares, number), votes, weights, VOTES[vote], COMBINE[combine], out.numpy().reshape(-1)
-    )
-    return out
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

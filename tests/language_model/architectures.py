@@ -95,8 +95,14 @@ ROBERTA = {key: value for key, value in SIZES.items() if key not in ("num_key_va
     "is_decoder": True,
     "max_position_embeddings": 98,
 }
-# Read, but cannot write: half of its cache is not in layers.
-MINIMAX = SIZES | {"num_local_experts": 2, "block_size": 16, "layer_types": ["linear_attention", "full_attention"]}
+# What they have read they keep in no cache of transformers', or half of it elsewhere.
+UNKEPT = {
+    "MiniMax": SIZES
+    | {"num_local_experts": 2, "block_size": 16, "layer_types": ["linear_attention", "full_attention"]},
+    "OpenAIGPT": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96, "initializer_range": 0.25},
+    "Rwkv": {"hidden_size": 32, "num_hidden_layers": 2, "context_length": 96},
+    "RecurrentGemma": SIZES | {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 24},
+}
 
 
 @cache
@@ -122,12 +128,12 @@ def tokenizer(bos: bool = False) -> transformers.PreTrainedTokenizerFast:
 @cache
 def model(name: str) -> transformers.PreTrainedModel:
     """A random model of one architecture, always the same one."""
-    settings = {"MiniMax": MINIMAX, "Roberta": ROBERTA}.get(name) or ALL[name]
+    settings = {"Roberta": ROBERTA, **UNKEPT}.get(name) or ALL[name]
     if name in ("Gemma3", "Llama4"):
         config, head = (getattr(transformers, f"{name}{kind}") for kind in ("TextConfig", "ForCausalLM"))
     else:
         config = getattr(transformers, f"{name}Config")
-        head = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")
+        head = getattr(transformers, f"{name}LMHeadModel" if name in ("GPT2", "OpenAIGPT") else f"{name}ForCausalLM")
     with torch.random.fork_rng():
         torch.manual_seed(7)
         return head(config(vocab_size=320, bos_token_id=0, eos_token_id=1, pad_token_id=1, **settings)).eval()

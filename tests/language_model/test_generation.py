@@ -46,7 +46,7 @@ def test_greedy_is_transformers_own(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["Llama", "OPT", "Phi3", "Mamba", "Bamba", "Roberta"])
+@pytest.mark.parametrize("name", ["Llama", "OPT", "Phi3", "Mamba", "Bamba", "Roberta", *models.UNKEPT])
 def test_greedy_is_that_of_plain_passes(name, dtype):
     """Token by token, each time the whole text in one pass: positions of any kind. In half precision a near tie may fall."""
     model = copy.deepcopy(models.model(name)).to(dtype)
@@ -355,9 +355,14 @@ def test_what_cannot_be_asked(change, match):
         scorer(limit=64).answer([Generate("The rain")._replace(**change)])
 
 
-def test_a_cache_of_its_own_kind_is_refused():
-    with pytest.raises(ConfigError, match="one of transformers' caches to write, which MiniMaxForCausalLM does not"):
-        scorer("MiniMax").answer([greedy("The rain", max_tokens=4)])
+@pytest.mark.parametrize("name", models.UNKEPT)
+def test_what_is_kept_nowhere_is_read_anew(name, caplog):
+    asked = [Generate(prompt, 2, 5) for prompt in PROMPTS] + [greedy(prompt, max_tokens=5) for prompt in PROMPTS]
+    together = scorer(name).answer(asked)
+    assert caplog.text.count("reads the whole text anew, which is slower") == 1
+    assert "in a batch" not in caplog.text
+    alone = [scorer(name, limit=64).answer([each])[0] for each in asked]
+    assert [answer.texts for answer in together] == [answer.texts for answer in alone]
 
 
 def test_a_broken_model_says_so():

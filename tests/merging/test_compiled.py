@@ -1,5 +1,6 @@
 """The compiled loops against the same by tensor calls, which tensors that are not contiguous (and a GPU's) take: bit for bit."""
 
+import hashlib
 import itertools
 import math
 import os
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.merging import compiled, dare, della, diagnose, line, task_vectors
-from pipeline.merging.blocks import arrays, dot
+from pipeline.merging.blocks import Uniform, arrays, dot
 from pipeline.merging.row_order import ascending
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-39, 0.5, 2**-24, 3e38, -3e38]
@@ -86,11 +87,13 @@ def test_one_task_vector_out_of_several(vote, combine, shares, count, dtype):
     vectors = numbers(count, 3000, dtype)
     vectors[1][:50] = -vectors[0][:50]  # even votes
 
-    def merged(base, *vectors):  # a zero's sign is of no account
-        return task_vectors.stepped(base, task_vectors.merged_vector(vectors, shares[:count], vote, combine))
+    base = numbers(1, 3000, dtype, 1)[0]
+    for factor in (1.0, 1 / 0.3):
 
-    base = torch.ones(3000, dtype=dtype)
-    assert same(merged(base, *vectors), by_calls(merged, base, *vectors))
+        def merged(base, *vectors, factor=factor):
+            return task_vectors.voted(base, vectors, shares[:count], vote, combine, factor)
+
+        assert same(merged(base, *vectors), by_calls(merged, base, *vectors))
 
 
 @settings(max_examples=100, deadline=None)
@@ -103,7 +106,7 @@ def test_any_numbers(rows, t):
     for function in (
         lambda x, y, z: line.line(x, y, t),
         lambda x, y, z: line.away(x, y, z, t),
-        lambda *vectors: task_vectors.merged_vector(vectors, [1.0, t, 2.0], "plain", "mean") + 0.0,
+        lambda base, *vectors: task_vectors.voted(base, vectors, [1.0, t], "plain", "mean"),
     ):
         one, other = function(*tensors), by_calls(function, *tensors)
         finite = other.isfinite()
@@ -118,7 +121,7 @@ def test_nan_is_passed_on(place):
         if place < 2 and name != "masked, none kept" and "none" not in name:
             assert function(*tensors).isnan().tolist() == [False] * 3 + [True, False], name
     for vote, combine in itertools.product(task_vectors.VOTES, ("sum", "mean", "weighted_mean")):
-        merged = task_vectors.merged_vector(tensors, [1.0, 1.0, 1.0], vote, combine)
+        merged = task_vectors.voted(tensors[0], tensors[1:], [1.0, 1.0], vote, combine)
         assert merged.isnan().tolist() == [False] * 3 + [True, False], (vote, combine)
     assert any(map(math.isnan, diagnose.of_block(tensors[0], tensors[1:2], tensors[2])))
 
@@ -150,6 +153,21 @@ def test_keys_are_counted(low, width, size, seed):
     wanted = keys[(keys >= low) & (keys.astype(np.int64) < low + width)]
     assert below == (keys < low).sum() and (offsets[:inside] == wanted - np.uint32(low)).all()
     assert inside == len(wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=5), st.integers(0, 10), st.integers(0, 3 * Uniform.SEGMENT), st.integers(0, 300))
+def test_random_numbers_are_those_of_numpys_generator(word, draw, start, size):
+    numbers = Uniform((draw, word), [4 * Uniform.SEGMENT])
+    digest = hashlib.sha256(f"{draw}/{word}".encode()).digest()
+    expected = []
+    for place in range(start, start + size):
+        number, at = divmod(place, Uniform.SEGMENT)
+        if at == 0 or not expected:
+            seed = np.random.SeedSequence([*np.frombuffer(digest, "<u4").tolist(), number])
+            bits = np.random.SFC64(seed).random_raw(Uniform.SEGMENT // 2).astype("<u8").view("<u4")
+        expected.append(np.float32(int(bits[at]) >> 8) * np.float32(2**-24))
+    assert numbers.read(start, start + size, torch.float32).tolist() == expected
 
 
 @dtypes
