@@ -83,6 +83,7 @@ class Writer:
         self.shares = self.shares_padded = False
         self.counts = False  # whether the model is told positions where nothing is padded
         self._tried: dict[bytes, str] = {}
+        self._counted: dict[tuple[int, ...], bool] = {}
         self._told: set[str] = set()
         unused = {
             name: value
@@ -133,7 +134,7 @@ class Writer:
         reach  tokens up to which each sees all before it, wherever they stand
         """
         asked = [line for line in lines if line.asked.beams == 1]
-        self.counts = bool(asked) and self._miscounts(max((line.prompt for line in asked), key=lambda p: (len(p), p)))
+        self.counts = bool(asked) and self._counts(max((line.prompt for line in asked), key=lambda p: (len(p), p)))
         near = [line.prompt for line in asked if len(line.prompt) + line.asked.max_tokens <= reach]
         several, shared = "prompts of several lengths in a batch", "reading the shared beginning of prompts once"
         pads = self.shares = self.shares_padded = False
@@ -158,11 +159,16 @@ class Writer:
             )
         return reach if pads else 0
 
-    def _miscounts(self, prompt: tuple[int, ...]) -> bool:
+    def _counts(self, prompt: tuple[int, ...]) -> bool:
+        """Whether the model must be told positions; seen once for the same beginning of a prompt."""
+        some = (prompt * 2)[:COUNTED]
+        if some not in self._counted:
+            self._counted[some] = "position_ids" in self.known and self._keeps and self._miscounts(some)
+        return self._counted[some]
+
+    def _miscounts(self, some: tuple[int, ...]) -> bool:
         """Whether a token after what is kept comes to something else than read in one pass, unless its position is told."""
-        if "position_ids" not in self.known or not self._keeps:
-            return False
-        some, apart = (prompt * 2)[:COUNTED], {}
+        apart = {}
         whole_V = self.model(torch.tensor([some], device=self.model.device), use_cache=False).logits[0, -1].float()
         for self.counts in (False, True):
             _, cache = self._step([some[:-1]], {})
