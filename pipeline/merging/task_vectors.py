@@ -8,10 +8,11 @@ from torch import Tensor
 
 from pipeline.merging import compiled
 from pipeline.merging.blocks import arrays, choose, filled, indicator
+from pipeline.merging.compiled import entries
 from pipeline.merging.line import line
 
-VOTES = {"none": compiled.NO_VOTE, "plain": compiled.PLAIN, "weighted": compiled.WEIGHTED}
-COMBINE = {"sum": compiled.SUM, "mean": compiled.MEAN, "weighted_mean": compiled.WEIGHTED_MEAN, "max": compiled.MAX}
+VOTES = {"none": entries.NO_VOTE, "plain": entries.PLAIN, "weighted": entries.WEIGHTED}
+COMBINE = {"sum": entries.SUM, "mean": entries.MEAN, "weighted_mean": entries.WEIGHTED_MEAN, "max": entries.MAX}
 
 
 def trim(vector: Tensor, threshold: float) -> Tensor:

@@ -197,6 +197,6 @@ def test_where_nothing_can_be_kept_loops_are_compiled_all_the_same(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(compiled.__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(compiled.__file__).parents[3])},
     )
     assert run.stdout.strip() == "3.0", run.stderr

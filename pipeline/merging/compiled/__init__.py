@@ -1,0 +1,35 @@
+"""Loops that numba compiles: one pass over the operands, where a chain of tensor calls takes one for each.
+
+They take arrays, write into the last of them, and let other threads run. What is compiled is kept beside the files, or in the
+user's cache, for the next process.
+"""
+
+import numpy as np
+
+from pipeline.merging.compiled.entries import away, blended, distance, masked, moved, trimmed, voted
+from pipeline.merging.compiled.numbers import uniform
+from pipeline.merging.compiled.order import counted, keyed, pruned, settled
+from pipeline.merging.compiled.sums import dot, measured
+
+__all__ = [
+    "away",
+    "blended",
+    "counted",
+    "distance",
+    "dot",
+    "keyed",
+    "load",
+    "masked",
+    "measured",
+    "moved",
+    "pruned",
+    "settled",
+    "trimmed",
+    "uniform",
+    "voted",
+]
+
+
+def load() -> None:
+    """Load all that the first call of a loop loads."""
+    dot(np.zeros(1, np.float32), np.zeros(1, np.float32))
