@@ -1,4 +1,4 @@
-"""Imported once by the fork server, so that no cell pays for it again. Nothing here computes."""
+"""Imported once by the fork server, so that no cell pays for it again. No model is loaded or asked here."""
 
 import gc
 

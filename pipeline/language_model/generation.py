@@ -15,7 +15,7 @@ import inspect
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 
 import torch
@@ -78,12 +78,14 @@ class Writer:
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])}
         self.ends = sorted(end for end in ends if end is not None)
         self.known = inspect.signature(model.forward).parameters
+        # some take it, with other words, without naming it
+        self._can_keep = "use_cache" in self.known or any(each.kind is each.VAR_KEYWORD for each in self.known.values())
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in self.known else {}
         # whether a beginning that prompts share is read once: prompts of one length, and of several
         self.shares = self.shares_padded = False
         self.counts = False  # whether the model is told positions where nothing is padded
         self._tried: dict[bytes, str] = {}
-        self._counted: dict[tuple[int, ...], bool] = {}
+        self._seen: dict[tuple[int, ...], bool] = {}
         self._told: set[str] = set()
         unused = {
             name: value
@@ -97,9 +99,9 @@ class Writer:
     def _keeps(self) -> bool:
         """Whether the model keeps what it has read, in one of transformers' caches."""
         keeps = False
-        if "use_cache" in self.known:
-            with torch.inference_mode():
-                token = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+        if self._can_keep:
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+            with torch.inference_mode(), suppress(RuntimeError, ValueError, TypeError, IndexError, AttributeError):
                 keeps = bool(_cache(self.model(input_ids=token, use_cache=True)))
         if not keeps:
             log.warning(
@@ -134,7 +136,9 @@ class Writer:
         reach  tokens up to which each sees all before it, wherever they stand
         """
         asked = [line for line in lines if line.asked.beams == 1]
-        self.counts = bool(asked) and self._counts(max((line.prompt for line in asked), key=lambda p: (len(p), p)))
+        self.counts = bool(asked) and self._must_be_told(
+            max((line.prompt for line in asked), key=lambda p: (len(p), p))
+        )
         near = [line.prompt for line in asked if len(line.prompt) + line.asked.max_tokens <= reach]
         several, shared = "prompts of several lengths in a batch", "reading the shared beginning of prompts once"
         pads = self.shares = self.shares_padded = False
@@ -159,12 +163,12 @@ class Writer:
             )
         return reach if pads else 0
 
-    def _counts(self, prompt: tuple[int, ...]) -> bool:
+    def _must_be_told(self, prompt: tuple[int, ...]) -> bool:
         """Whether the model must be told positions; seen once for the same beginning of a prompt."""
         some = (prompt * 2)[:COUNTED]
-        if some not in self._counted:
-            self._counted[some] = "position_ids" in self.known and self._keeps and self._miscounts(some)
-        return self._counted[some]
+        if some not in self._seen:
+            self._seen[some] = "position_ids" in self.known and self._keeps and self._miscounts(some)
+        return self._seen[some]
 
     def _miscounts(self, some: tuple[int, ...]) -> bool:
         """Whether a token after what is kept comes to something else than read in one pass, unless its position is told."""
@@ -334,7 +338,7 @@ class Writer:
         elif self.counts:
             places = torch.arange(before, before + size, device=self.model.device)
             told["position_ids"] = places.expand(len(tokens), -1)
-        if "use_cache" in self.known:
+        if self._can_keep:
             told["use_cache"] = self._keeps
         read = torch.tensor(tokens, device=self.model.device)
         outputs = self.model(input_ids=read, **self.last_only, **told, **cache)
@@ -374,6 +378,7 @@ class Writer:
         found = self.model.generate(
             input_ids=prompts,
             attention_mask=torch.ones_like(prompts),
+            use_cache=self._keeps,  # of another kind of cache than transformers' own, not all may follow the beams
             num_beams=asked.beams,
             num_return_sequences=asked.samples,
             do_sample=False,

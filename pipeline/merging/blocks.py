@@ -261,6 +261,8 @@ def dot(x: Tensor, y: Tensor) -> float:
 
     A BLAS, or a sum on several threads, would give other last bits on other machines of one architecture.
     """
+    if x.numel() != y.numel():
+        raise ValueError(f"expected as many entries in both, found {x.numel()} and {y.numel()}")
     if (flat := arrays(x, y)) is not None:
         return compiled.dot(*flat)
     x, y = x.reshape(-1).double(), y.reshape(-1).double()
@@ -268,7 +270,7 @@ def dot(x: Tensor, y: Tensor) -> float:
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray] | None:
-    """The tensors as flat arrays for `compiled`; None where they are on a GPU, strided, or not alike in shape and dtype."""
+    """The tensors as flat arrays for `compiled`; None where they are on a GPU, strided, of 16 bits, or not alike in shape and dtype."""
     first = tensors[0]
     if first.dtype not in (torch.float32, torch.float64):
         return None
@@ -288,7 +290,9 @@ def filled(loop: Callable[..., None], tensors: Sequence[Tensor], *numbers: float
     if (flat := arrays(*tensors)) is None:
         return None
     out = torch.empty_like(tensors[0])
-    loop(*flat, *map(flat[0].dtype.type, numbers), out.numpy().reshape(-1))
+    with np.errstate(over="ignore"):  # what is infinite is refused where the result is
+        numbers = tuple(map(flat[0].dtype.type, numbers))
+    loop(*flat, *numbers, out.numpy().reshape(-1))
     return out
 
 

@@ -24,7 +24,7 @@ HALF = 1 << 16
 HELD = 1 << 23  # entries that are held in memory at most: 32 MB
 GRAIN = attrgetter("grain")
 COUNTED = 1 << 19  # entries counted at once
-LOOKED_AT = 1 << 11  # and how many of these the guess is made from
+SAMPLE = 1 << 21  # entries that the guess is made from, of all blocks alike
 WIDEST = 32 * HALF  # keys in the range of a guess: its counts take 16 MB, for each wanted rank of each list
 
 
@@ -110,7 +110,8 @@ def distance(base: Lazy, donor: Lazy) -> Lazy:
 
 def _guessed(lists: Sequence[Sequence[Lazy]], size: int, ranks: Callable, signed: bool, bar) -> list[list[int] | None]:
     """For each list the keys of the wanted ranks, by one pass; None where a guess was wrong or too wide to be of use."""
-    samples = map(np.concatenate, zip(*_every(lists, _in_memory, signed, LOOKED_AT), strict=True))
+    looked_at = max(1, SAMPLE * COUNTED // size)
+    samples = map(np.concatenate, zip(*_every(lists, _in_memory, signed, looked_at), strict=True))
     guesses = [_ranges(sample, size, ranks, signed) for sample in samples]
     able = [i for i, ranges in enumerate(guesses) if ranges is not None]
     found: list[list[int] | None] = [None] * len(lists)

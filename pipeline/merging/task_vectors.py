@@ -85,7 +85,7 @@ def largest(vectors: Sequence[Tensor]) -> Tensor:
     """The entry of largest magnitude, the last one where equal."""
     result = vectors[0]
     for vector in vectors[1:]:
-        result = choose(vector.abs() >= result.abs(), vector, result)
+        result = choose((vector.abs() < result.abs()) | result.isnan(), result, vector)
     return result
 
 
@@ -108,23 +108,17 @@ def voted(
     """base + factor * merged task vector."""
     if (flat := arrays(base, *vectors)) is None:
         return stepped(base, merged_vector(vectors, shares, vote, combine), factor)
+    alike = len(vectors) == 2 and shares[0] == shares[1]  # rounded products might come to an even vote, as in `elect`
+    votes = np.array(shares if vote == "weighted" and not alike else [1.0] * len(shares))
     if combine == "weighted_mean":
         shares = [share / max(shares) for share in shares]
-    out, number = torch.empty_like(base), flat[0].dtype.type
-    votes = np.array(shares if vote == "weighted" else [1.0] * len(shares))
     weights = shares if combine == "weighted_mean" else [1.0] * len(shares)
-    compiled.voted(
-        flat[0],
-        tuple(flat[1:]),
-        np.array(shares, number),
-        votes,
-        np.array(weights, number),
-        number(sum(weights)),
-        VOTES[vote],
-        COMBINE[combine],
-        number(factor),
-        out.numpy().reshape(-1),
-    )
+    out, number = torch.empty_like(base), flat[0].dtype.type
+    with np.errstate(over="ignore"):  # what is infinite is refused where the result is
+        numbers = [np.array(shares, number), votes, np.array(weights, number), number(sum(weights))]
+        factor = number(factor)
+    how = VOTES[vote], COMBINE[combine]
+    compiled.voted(flat[0], tuple(flat[1:]), *numbers, *how, factor, out.numpy().reshape(-1))
     return out
 
 

@@ -103,6 +103,8 @@ UNKEPT = {
     "Rwkv": {"hidden_size": 32, "num_hidden_layers": 2, "context_length": 96},
     "RecurrentGemma": SIZES | {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 24},
 }
+# They take `use_cache`, but do not name it.
+UNNAMED = {"GraniteMoe": SIZES | {"num_local_experts": 2, "num_experts_per_tok": 1}}
 
 
 @cache
@@ -128,7 +130,7 @@ def tokenizer(bos: bool = False) -> transformers.PreTrainedTokenizerFast:
 @cache
 def model(name: str) -> transformers.PreTrainedModel:
     """A random model of one architecture, always the same one."""
-    settings = {"Roberta": ROBERTA, **UNKEPT}.get(name) or ALL[name]
+    settings = {"Roberta": ROBERTA, **UNKEPT, **UNNAMED}.get(name) or ALL[name]
     if name in ("Gemma3", "Llama4"):
         config, head = (getattr(transformers, f"{name}{kind}") for kind in ("TextConfig", "ForCausalLM"))
     else:

@@ -46,7 +46,7 @@ def test_greedy_is_transformers_own(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["Llama", "OPT", "Phi3", "Mamba", "Bamba", "Roberta", *models.UNKEPT])
+@pytest.mark.parametrize("name", ["Llama", "OPT", "Phi3", "Mamba", "Bamba", "Roberta", *models.UNKEPT, *models.UNNAMED])
 def test_greedy_is_that_of_plain_passes(name, dtype):
     """Token by token, each time the whole text in one pass: positions of any kind. In half precision a near tie may fall."""
     model = copy.deepcopy(models.model(name)).to(dtype)
@@ -59,7 +59,7 @@ def test_greedy_is_that_of_plain_passes(name, dtype):
                 tokens.append(int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
         alike += answer.texts == (models.tokenizer().decode(tokens[start:], skip_special_tokens=True),)
     assert alike >= (len(PROMPTS) if dtype == torch.float32 else 6)
-    assert ours._writer.counts == (name == "Bamba")
+    assert ours._writer.counts == (name == "Bamba") and ours._writer._keeps == (name not in models.UNKEPT)
 
 
 CANNOT = {
@@ -210,6 +210,14 @@ def test_beams_are_transformers_own(name):
     asked = [greedy(prompt, beams=3, samples=2, max_tokens=8) for prompt in PROMPTS]
     found = [answer.texts for answer in scorer(name).answer(asked)]
     assert found == [tuple(plain(name, prompt, 8, num_beams=3, num_return_sequences=2)) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("name", models.UNKEPT)
+def test_beams_do_not_trust_another_kind_of_cache(name):
+    asked = [greedy(prompt, beams=3, samples=2, max_tokens=8) for prompt in PROMPTS]
+    found = [answer.texts for answer in scorer(name).answer(asked)]
+    anew = {"num_beams": 3, "num_return_sequences": 2, "use_cache": False}
+    assert found == [tuple(plain(name, prompt, 8, **anew)) for prompt in PROMPTS]
 
 
 def naive(model, prompt, asked, sample):

@@ -41,6 +41,12 @@ def test_it_is_the_order_of_a_stable_sort(kind, columns):
     assert torch.equal(ascending(magnitudes), magnitudes.sort(dim=1, stable=True).indices)
 
 
+def test_what_shares_a_step_stays_in_its_order():
+    row = torch.full((1, 400), 5.0)
+    row[0, :4] = torch.tensor([0.25, np.nextafter(np.float32(0.25), np.float32(1)), 0.25, 0.25])
+    assert ascending(row)[0, :4].tolist() == [0, 2, 3, 1]
+
+
 @settings(max_examples=60)
 @given(st.sampled_from(KINDS), st.integers(2, 600), st.integers(1, 4), st.integers(0, 1000))
 def test_the_keys_that_are_half_as_wide_give_the_order_or_nothing(kind, columns, count, seed):

@@ -23,7 +23,7 @@ def way(request, monkeypatch):
     if request.param != "in memory":
         monkeypatch.setattr(selection, "HELD", 0)
         monkeypatch.setattr(selection, "COUNTED", 8)
-        monkeypatch.setattr(selection, "LOOKED_AT", 3)
+        monkeypatch.setattr(selection, "SAMPLE", 20)
     if request.param == "counted":
         monkeypatch.setattr(selection, "_guessed", lambda lists, *_: [None] * len(lists))
     return request.param
@@ -36,7 +36,7 @@ def read_by(part, times):
 
 
 def test_several_lists_are_read_in_one_pass(monkeypatch):
-    for name, value in (("HELD", 0), ("COUNTED", 64), ("LOOKED_AT", 32), ("WIDEST", 1 << 28)):
+    for name, value in (("HELD", 0), ("COUNTED", 64), ("SAMPLE", 4500), ("WIDEST", 1 << 28)):
         monkeypatch.setattr(selection, name, value)
     random, times = np.random.default_rng(0), []
     base = random.standard_normal(9000)
@@ -55,7 +55,7 @@ def test_several_lists_are_read_in_one_pass(monkeypatch):
 
 
 def test_where_one_guess_fails_the_others_stand(monkeypatch):
-    for name, value in (("HELD", 0), ("COUNTED", 64), ("LOOKED_AT", 32), ("WIDEST", 1 << 26)):
+    for name, value in (("HELD", 0), ("COUNTED", 64), ("SAMPLE", 4500), ("WIDEST", 1 << 26)):
         monkeypatch.setattr(selection, name, value)
     random, again = np.random.default_rng(1), []
     narrow, wide = 1 + 1e-3 * random.random(9000), np.exp(40 * random.standard_normal(9000)).clip(1e-30, 1e30)
@@ -123,8 +123,9 @@ def test_large_tensors_of_different_sizes_as_numpy_sorts_them(threads, monkeypat
 def test_a_guess_that_misses_is_made_good(monkeypatch):
     """The entries that are looked at, the first of each block, are unlike the others."""
     monkeypatch.setattr(selection, "HELD", 0)
+    monkeypatch.setattr(selection, "SAMPLE", 1 << 12)
     vector = torch.rand(1 << 20) + 1
-    vector.reshape(-1, selection.COUNTED)[:, : selection.LOOKED_AT] = 1e-3
+    vector.reshape(-1, selection.COUNTED)[:, : 1 << 11] = 1e-3
     assert thresholds([[lazy(vector.abs())]], 0.5) == [float(vector.sort(descending=True).values[(1 << 19) - 1])]
 
 

@@ -31,5 +31,5 @@ __all__ = [
 
 
 def load() -> None:
-    """Load all that the first call of a loop loads."""
+    """Load what the first call of any loop loads: most of it is numba's own."""
     dot(np.zeros(1, np.float32), np.zeros(1, np.float32))

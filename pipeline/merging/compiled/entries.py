@@ -86,11 +86,15 @@ def voted(base, vectors, shares, votes, weights, every, vote, combine, factor, o
                     x = zero if x <= zero else x
                     count[i] += weight if x != zero else zero
                     x *= share
-                    total[i] = (x if x >= total[i] else total[i]) if combine == MAX else total[i] + x
+                    if combine != MAX:
+                        total[i] += x
+                    elif j == 0 or not (x < total[i] or total[i] != total[i]):
+                        total[i] = x
             elif combine == MAX:
                 for i in range(size):
                     x = v[i] * share
-                    total[i] = x if abs(x) >= abs(total[i]) else total[i]
+                    if j == 0 or not (abs(x) < abs(total[i]) or total[i] != total[i]):
+                        total[i] = x
             else:
                 for i in range(size):
                     total[i] += v[i] * share
