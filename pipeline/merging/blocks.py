@@ -57,6 +57,10 @@ class Lazy:
         """The entries [start, stop), flat, in a dtype, on the device of the arithmetic."""
         raise NotImplementedError
 
+    def raw(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """The same for what takes bfloat16, too: that is left as it is stored where the loops of `compiled` can read it."""
+        return self.read(start, stop, dtype)
+
     def ranges(self, size: int = BLOCK) -> list[tuple[int, int]]:
         """The parts, of about `size` entries and whole grains, that make up the tensor."""
         step = max(1, size // max(1, self.grain)) * max(1, self.grain)
@@ -89,31 +93,52 @@ class Stored(Lazy):
         self.refuse, self.checked = refuse, checked
 
     def read(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        memo, key = getattr(_memo, "parts", None), (id(self), start, stop, dtype)
-        if memo is not None and key in memo:
-            return memo[key]
-        part = self.part(start, stop)
+        return _once((id(self), start, stop, dtype), lambda: self._seen(self._widened(start, stop, dtype)))
+
+    def raw(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        if self.dtype == torch.bfloat16 and dtype == torch.float32 and _device.type == "cpu":
+            return self._seen(self._part(start, stop))
+        return self.read(start, stop, dtype)
+
+    def _widened(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        part = self._part(start, stop)
         part = part if part.device.type == _device.type == "cpu" else part.to(_device)
         if part.element_size() == 2 and dtype == torch.float64:  # exact, and at a fifth of the cost of one step
             part = part.to(torch.float32)
-        part = part if part.dtype == dtype else part.to(dtype)
+        return part if part.dtype == dtype else part.to(dtype)
+
+    def _part(self, start: int, stop: int) -> Tensor:
+        return _once((id(self), start, stop), lambda: self.part(start, stop))
+
+    def _seen(self, part: Tensor) -> Tensor:
         if self.checked:
             refuse_not_finite([self], [part])
-        if memo is not None:
-            memo[key] = part
         return part
+
+
+def _once(key: tuple, made: Callable[[], Tensor]) -> Tensor:
+    """What was made of a key within `remembered`, or is made now."""
+    memo = getattr(_memo, "parts", None)
+    if memo is None:
+        return made()
+    if key not in memo:
+        memo[key] = made()
+    return memo[key]
 
 
 class Computed(Lazy):
     """function(*tensors) in the base's shape, block by block; always computed in the working dtype of the first."""
 
-    def __init__(self, function: Callable[..., Tensor], tensors: Sequence[Lazy], grain: int, shape: Sequence[int]):
-        self.function, self.tensors, self.block = function, tensors, tuple(shape)
+    def __init__(
+        self, function: Callable[..., Tensor], tensors: Sequence[Lazy], grain: int, shape: Sequence[int], raw: bool
+    ):
+        self.function, self.tensors, self.block, self.as_stored = function, tensors, tuple(shape), raw
         self.shape, self.dtype = tensors[0].shape, tensors[0].dtype
         self.grain = max([grain, *(tensor.grain for tensor in tensors)])
 
     def read(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        blocks = [tensor.read(start, stop, working_dtype(self)) for tensor in self.tensors]
+        working = working_dtype(self)
+        blocks = [(tensor.raw if self.as_stored else tensor.read)(start, stop, working) for tensor in self.tensors]
         if self.grain == self.numel():  # what is about to be decomposed must be finite; block by block others see to it
             refuse_not_finite(self.tensors, blocks)
         if self.block != (-1,):  # each call lets another thread in, and is waited for
@@ -163,22 +188,32 @@ def working_dtype(tensor: Tensor | Lazy) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def elementwise(function: Callable[..., Tensor], base: Tensor | Lazy, *others: Tensor | Lazy) -> Tensor | Lazy:
-    """function(base, *others) for a function that looks at one entry at a time; it gets flat blocks."""
-    return _computed(function, base, others, 1, (-1,))
+def elementwise(
+    function: Callable[..., Tensor], base: Tensor | Lazy, *others: Tensor | Lazy, raw: bool = False
+) -> Tensor | Lazy:
+    """function(base, *others) for a function that looks at one entry at a time; it gets flat blocks.
+
+    raw  what is stored in bfloat16 may come as that: the function looks at it by `filled` and `widened` only
+    """
+    return _computed(function, base, others, 1, (-1,), raw)
 
 
 def rowwise(
-    function: Callable[..., Tensor], base: Tensor | Lazy, *others: Tensor | Lazy, transposed: bool = False
+    function: Callable[..., Tensor],
+    base: Tensor | Lazy,
+    *others: Tensor | Lazy,
+    transposed: bool = False,
+    raw: bool = False,
 ) -> Tensor | Lazy:
     """function(base, *others) for a function that looks at one row at a time; it gets blocks of shape [rows, columns].
 
     A row is the last dimension, and all of a vector. `transposed`: rows are the first dimension of a matrix.
+    `raw`: as in `elementwise`.
     """
     if transposed and base.ndim == 2:
         return matrixwise(function, base, *others, transposed=True)
     columns = max(1, base.shape[-1] if base.ndim else 1)
-    return _computed(function, base, others, columns, (-1, columns))
+    return _computed(function, base, others, columns, (-1, columns), raw)
 
 
 def matrixwise(
@@ -194,24 +229,28 @@ def matrixwise(
     return _computed(function, base, others, base.numel(), tuple(base.shape))
 
 
-def _computed(function, base, others, grain: int, block: tuple) -> Tensor | Lazy:
-    result = Computed(function, [lazy(tensor) for tensor in (base, *others)], grain, block)
+def _computed(function, base, others, grain: int, block: tuple, raw: bool = False) -> Tensor | Lazy:
+    result = Computed(function, [lazy(tensor) for tensor in (base, *others)], grain, block, raw)
     return result if isinstance(base, Lazy) else result.whole(working_dtype(base))
 
 
 def dots(
-    pairs: Callable[..., list[tuple[Tensor, Tensor]]], *tensors: Tensor | Lazy, dtype: torch.dtype = torch.float64
+    pairs: Callable[..., list[tuple[Tensor, Tensor]]],
+    *tensors: Tensor | Lazy,
+    dtype: torch.dtype = torch.float64,
+    raw: bool = False,
 ) -> list[float]:
     """<x, y> over all entries, for the pairs (x, y) that `pairs` makes of each block: products and sums in float64.
 
     dtype  what the blocks are in; the default unless all that `pairs` does is exact in another
+    raw    as in `elementwise`
     """
     parts = [lazy(tensor) for tensor in tensors]
     widest = max(parts, key=lambda part: part.grain)
 
     def sums(place: tuple[int, int]) -> list[list[float]]:
         return [
-            [dot(x, y) for x, y in pairs(*(part.read(start, stop, dtype) for part in parts))]
+            [dot(x, y) for x, y in pairs(*((part.raw if raw else part.read)(start, stop, dtype) for part in parts))]
             for start, stop in _split(widest, *place)
         ]
 
@@ -232,13 +271,19 @@ def gram(tensors: Sequence[Tensor | Lazy], origin: Tensor | Lazy | None = None) 
     places = [(i, j) for i in range(count) for j in range(i, count)]
 
     def pairs(*blocks: Tensor) -> list[tuple[Tensor, Tensor]]:
-        vectors = blocks[:count] if origin is None else [block - blocks[count] for block in blocks[:count]]
+        vectors = blocks[:count] if origin is None else [difference(block, blocks[count]) for block in blocks[:count]]
         return [(vectors[i], vectors[j]) for i, j in places]
 
     result = np.zeros((count, count))
-    for (i, j), value in zip(places, dots(pairs, *given, dtype=dtype), strict=True):
+    for (i, j), value in zip(places, dots(pairs, *given, dtype=dtype, raw=True), strict=True):
         result[i, j] = result[j, i] = value
     return result
+
+
+def difference(x: Tensor, y: Tensor) -> Tensor:
+    """x - y"""
+    found = filled(compiled.difference, (x, y))
+    return torch.sub(*widened(x, y)) if found is None else found
 
 
 def indicator(compare: Callable[..., Tensor], x: Tensor, y: Tensor | float) -> Tensor:
@@ -270,29 +315,38 @@ def dot(x: Tensor, y: Tensor) -> float:
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray] | None:
-    """The tensors as flat arrays for `compiled`; None where they are on a GPU, strided, of 16 bits, or not alike in shape and dtype."""
-    first = tensors[0]
-    if first.dtype not in (torch.float32, torch.float64):
+    """The tensors as flat arrays for `compiled`, bfloat16 as its bits.
+
+    None where they are on a GPU, strided, not alike in shape, or neither of one working dtype nor, but for that, bfloat16.
+    """
+    working = {tensor.dtype for tensor in tensors} - {torch.bfloat16}
+    if not (working <= {torch.float32} or {tensor.dtype for tensor in tensors} == {torch.float64}):
         return None
-    for each in tensors:
-        if (
-            each.device.type != "cpu"
-            or each.dtype != first.dtype
-            or each.shape != first.shape
-            or not each.is_contiguous()
-        ):
-            return None
-    return [each.detach().numpy().reshape(-1) for each in tensors]
+    shape = tensors[0].shape
+    if any(each.device.type != "cpu" or each.shape != shape or not each.is_contiguous() for each in tensors):
+        return None
+    return [_bits(each.detach()).numpy().reshape(-1) for each in tensors]
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+
+
+def widened(*tensors: Tensor) -> list[Tensor]:
+    """The tensors, bfloat16 in float32."""
+    return [tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in tensors]
 
 
 def filled(loop: Callable[..., None], tensors: Sequence[Tensor], *numbers: float) -> Tensor | None:
-    """What a loop of `compiled` makes of tensors and numbers of their dtype; None where it does not take them."""
+    """What a loop of `compiled` makes of tensors and numbers, in the working dtype; None where it does not take them."""
     if (flat := arrays(*tensors)) is None:
         return None
-    out = torch.empty_like(tensors[0])
+    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    out = torch.empty_like(tensors[0], dtype=dtype)
+    result = out.numpy().reshape(-1)
     with np.errstate(over="ignore"):  # what is infinite is refused where the result is
-        numbers = tuple(map(flat[0].dtype.type, numbers))
-    loop(*flat, *numbers, out.numpy().reshape(-1))
+        numbers = tuple(map(result.dtype.type, numbers))
+    loop(*flat, *numbers, result)
     return out
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from pipeline.merging.blocks import Lazy, elementwise
+from pipeline.merging.blocks import Lazy, elementwise, widened
 from pipeline.merging.line import away
 
 # Coefficients that sum to 1 up to the rounding of float64 are taken to sum to 1.
@@ -30,9 +30,12 @@ def combination(coefficients: Sequence[float], tensors: Sequence[Tensor | Lazy])
         result = here[pivot]
         for i, coefficient in steps:
             result = away(result, here[pivot], here[i], coefficient, lift=coefficient < 0)
-        return result if abs(excess) <= ROUNDING else result + here[pivot] * excess
+        if abs(excess) <= ROUNDING:
+            return result
+        result, centre = widened(result, here[pivot])
+        return result + centre * excess
 
-    return elementwise(block, *tensors)
+    return elementwise(block, *tensors, raw=True)
 
 
 def model_weights(weight: float, shares: Sequence[float] | None, donors: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.merging import compiled, mergekit
-from pipeline.merging.blocks import Uniform, dots, elementwise, filled, indicator, lazy, matrixwise
+from pipeline.merging.blocks import Uniform, dots, elementwise, filled, indicator, lazy, matrixwise, widened
 from pipeline.merging.mixup import mixed, refuse_beside_mixup
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import moved, voted
@@ -86,7 +86,7 @@ def dare(
         scaled = [vector * factor for vector, factor in zip(vectors, factors, strict=True)]
         return moved(base, donors_, scaled, shares, vote, combine)
 
-    return elementwise(block, base, *donors, *uniforms)
+    return elementwise(block, base, *donors, *uniforms, raw=True)
 
 
 def refuse(*, mixup: float | None, vote: str, combine: str, **_others) -> None:
@@ -96,8 +96,10 @@ def refuse(*, mixup: float | None, vote: str, combine: str, **_others) -> None:
 
 
 def _masked(base: Tensor, donor: Tensor, uniform: Tensor, density: float) -> Tensor:
-    found = filled(compiled.masked, (base, donor, uniform), density)
-    return (donor - base) * indicator(torch.lt, uniform, density) if found is None else found
+    if (found := filled(compiled.masked, (base, donor, uniform), density)) is not None:
+        return found
+    base, donor = widened(base, donor)
+    return (donor - base) * indicator(torch.lt, uniform, density)
 
 
 def _share(share: float, combine: str) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.merging import compiled, mergekit
-from pipeline.merging.blocks import Lazy, Uniform, dots, matrixwise, rowwise
+from pipeline.merging.blocks import Lazy, Uniform, difference, dots, matrixwise, rowwise
 from pipeline.merging.row_order import ascending
 from pipeline.merging.settings import Interval
 from pipeline.merging.task_vectors import moved, stepped
@@ -78,7 +78,7 @@ def della(
 
     def vectors(base: Tensor, rest: Sequence[Tensor], scaling: str) -> list[Tensor]:
         pairs = zip(rest[: len(donors)], rest[len(donors) :], strict=True)
-        return [_pruned(donor - base, uniform, density, epsilon, scaling) for donor, uniform in pairs]
+        return [_pruned(difference(donor, base), uniform, density, epsilon, scaling) for donor, uniform in pairs]
 
     factors = [1.0] * len(donors)
     if rescale == "l1" and 0 < density < 1:
@@ -92,7 +92,7 @@ def della(
         scaled = [vector if factor == 1 else vector * factor for vector, factor in zip(pruned, factors, strict=True)]
         return moved(base, rest[: len(donors)], scaled, shares, vote, combine)
 
-    return rowwise(block, base, *donors, *uniforms, transposed=transposed)
+    return rowwise(block, base, *donors, *uniforms, transposed=transposed, raw=True)
 
 
 def refuse(*, density: float, epsilon: float, **_others) -> None:

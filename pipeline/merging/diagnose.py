@@ -5,11 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.merging import compiled
-from pipeline.merging.blocks import Lazy, arrays, dot, lazy, working_dtype
-from pipeline.merging.line import mean
+from pipeline.merging.blocks import Lazy, arrays, dot, lazy, widened, working_dtype
+from pipeline.merging.line import mean, steps
 
 
 class Sums(NamedTuple):
@@ -47,16 +49,38 @@ def diagnose(
     tensors = [lazy(tensor) for tensor in (base, *donors, merged)]
     dtype = working_dtype(tensors[0])
     blocks = ([tensor.read(start, stop, dtype) for tensor in tensors] for start, stop in tensors[0].ranges())
-    return sum((of_block(block[0], block[1:-1], block[-1], shares) for block in blocks), Sums())
+    return sum((rounded(block[0], block[1:-1], block[-1], dtype, shares)[1] for block in blocks), Sums())
 
 
-def of_block(base: Tensor, donors: Sequence[Tensor], merged: Tensor, shares: Sequence[float] | None = None) -> Sums:
-    """The sums of one flat block in the working dtype. A sum that is not finite tells of an entry that is not."""
-    donor = mean(donors, shares) if donors else base
-    if (flat := arrays(base, donor, merged)) is not None:
-        return Sums(*compiled.measured(*flat))
-    way, step = donor - base, merged - base
-    return Sums(dot(way, way), dot(way, step), dot(step, step), dot(base, base), dot(merged, merged))
+def rounded(
+    base: Tensor, donors: Sequence[Tensor], merged: Tensor, dtype: torch.dtype, shares: Sequence[float] | None = None
+) -> tuple[Tensor, Sums]:
+    """A flat block of a merge in the dtype that it is stored in, and the sums of what is stored.
+
+    base, donors  in the working dtype, which `merged` is in, or as stored in bfloat16
+
+    A sum that is not finite tells of an entry that is not.
+    """
+    donors = donors or [base]
+    ways = steps([1.0] * len(donors) if shares is None else shares)
+    donors = [donors[i] for i, _ in ways]
+    if len({donor.dtype for donor in donors}) > 1:
+        donors = widened(*donors)
+    if (flat := arrays(base, *donors, merged)) is None:
+        stored = merged.to(dtype)
+        base, *donors, merged = widened(base, *donors, stored.to(merged.dtype))
+        donor = mean(donors, shares and [shares[i] for i, _ in ways])
+        way, step = donor - base, merged - base
+        return stored, Sums(dot(way, way), dot(way, step), dot(step, step), dot(base, base), dot(merged, merged))
+    if dtype == torch.bfloat16:
+        stored = torch.empty_like(merged, dtype=dtype)
+        [out] = arrays(stored)
+    else:  # 16 bits that no loop rounds to, or the working dtype itself
+        stored = merged.to(dtype)
+        [out] = flat[-1:] = arrays(stored.to(merged.dtype))
+    nearer = np.array([t >= 0.5 for _, t in ways])  # as `line` does
+    parts = np.array([1 - t if t >= 0.5 else t for _, t in ways], flat[-1].dtype)
+    return stored, Sums(*compiled.measured(flat[0], tuple(flat[1:-1]), parts, nearer, flat[-1], out))
 
 
 def layer(name: str) -> str:

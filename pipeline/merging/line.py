@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pipeline.merging import compiled
-from pipeline.merging.blocks import filled
+from pipeline.merging.blocks import filled, widened
 
 
 def line(start: Tensor, end: Tensor, t: float) -> Tensor:
@@ -29,6 +29,7 @@ def away(start: Tensor, near: Tensor, far: Tensor, t: float, lift: bool = False)
     zero = 0.0 if lift else -0.0  # adding -0 changes nothing
     if (found := filled(compiled.away, (start, near, far), t, zero)) is not None:
         return found
+    start, near, far = widened(start, near, far)
     # separate calls: a fused one rounds differently in the rest of a vector than in its lanes
     return start - ((near - far) * t + zero)
 
@@ -36,15 +37,25 @@ def away(start: Tensor, near: Tensor, far: Tensor, t: float, lift: bool = False)
 def blend(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
     """a x + b y, products and sum each rounded."""
     found = filled(compiled.blended, (x, y), a, b)
-    return x * a + y * b if found is None else found
+    if found is None:
+        x, y = widened(x, y)
+        return x * a + y * b
+    return found
 
 
 def mean(tensors: Sequence[Tensor], shares: Sequence[float] | None = None) -> Tensor:
     """sum_i s_i x_i / sum_i s_i, as a running mean: the mean of equal tensors is that tensor, bit for bit."""
-    shares = [1.0] * len(tensors) if shares is None else shares
-    total, so_far = 0.0, None
-    for tensor, share in zip(tensors, shares, strict=True):
+    so_far = None
+    for i, t in steps([1.0] * len(tensors) if shares is None else shares):
+        so_far = tensors[i] if so_far is None else line(so_far, tensors[i], t)
+    return so_far
+
+
+def steps(shares: Sequence[float]) -> list[tuple[int, float]]:
+    """(i, t) of a running mean: it goes the part t of the way to tensor i, and not to one whose share is 0."""
+    found, total = [], 0.0
+    for i, share in enumerate(shares):
         if share > 0:
             total += share
-            so_far = tensor if so_far is None else line(so_far, tensor, share / total)
-    return so_far
+            found.append((i, share / total))
+    return found

@@ -36,4 +36,4 @@ def linear(
     Reference: Wortsman et al. 2022, Model soups, arXiv 2203.05482; Utans 1996, Weight averaging for neural networks.
     """
     shares = mixed(shares, mixup, draw, len(donors))
-    return elementwise(lambda base, *donors: line(base, mean(donors, shares), weight), base, *donors)
+    return elementwise(lambda base, *donors: line(base, mean(donors, shares), weight), base, *donors, raw=True)

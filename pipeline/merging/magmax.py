@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pipeline.merging.blocks import elementwise
-from pipeline.merging.task_vectors import moved
+from pipeline.merging.task_vectors import elected
 
 LINE = True
 
@@ -23,6 +23,6 @@ def magmax(base: Tensor, donors: Sequence[Tensor], *, shares: Sequence[float] | 
     shares = [1.0] * len(donors) if shares is None else shares
 
     def block(base: Tensor, *donors: Tensor) -> Tensor:
-        return moved(base, donors, [donor - base for donor in donors], shares, "none", "max")
+        return elected(base, donors, [0.0] * len(donors), shares, "none", "max")
 
-    return elementwise(block, base, *donors)
+    return elementwise(block, base, *donors, raw=True)

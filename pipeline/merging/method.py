@@ -117,7 +117,7 @@ class Method(NamedTuple):
             wanted = {"weight": weight} if weight is not None else {}
             return self.function(base, donors, **self._given(self.function, **wanted, **given), **self._own)
         end = self.end(base, donors, **given) if end is None else end
-        return elementwise(lambda base, end: line(base, end, weight * self.scale), base, end)
+        return elementwise(lambda base, end: line(base, end, weight * self.scale), base, end, raw=True)
 
     @property
     def _own(self) -> dict[str, Any]:

@@ -55,4 +55,4 @@ def model_stock(
     if clamp and t < 0:
         notes["the task vectors oppose each other, so that the base is kept (merge.clamp)"] += 1
     t = min(1.0, max(0.0, t)) if clamp else t
-    return elementwise(lambda base, *donors: line(base, mean(donors, shares), t), base, *donors)
+    return elementwise(lambda base, *donors: line(base, mean(donors, shares), t), base, *donors, raw=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.merging import mergekit
-from pipeline.merging.blocks import Lazy, choose, elementwise, lazy, matrixwise, working_dtype
+from pipeline.merging.blocks import Lazy, choose, difference, elementwise, lazy, matrixwise, widened, working_dtype
 from pipeline.merging.line import line
 from pipeline.merging.selection import distance, order_statistics
 from pipeline.merging.task_vectors import stepped
@@ -26,7 +26,7 @@ def nearswap(
 ) -> Tensor:
     """Take the donor's entry where it is near, and step towards it by t where it is not.
 
-        tau = donor - base
+        tau = difference(donor, base)
         merged = base + clamp(tau, -t, t)   =   w donor + (1 - w) base,  w = min(1, t / |tau|)
 
     weight  a, in [0, 1]
@@ -42,19 +42,19 @@ def nearswap(
     if compat == "mergekit":
         return matrixwise(lambda base, donor: mergekit.nearswap(base, donor, weight), base, donor)
     if weight == 0 or (weight == 1 and mode == "quantile"):
-        return elementwise(lambda base, donor: line(base, donor, weight), base, donor)
+        return elementwise(lambda base, donor: line(base, donor, weight), base, donor, raw=True)
     t = weight if mode == "absolute" else _quantile(base, donor, weight)
 
     def block(base: Tensor, donor: Tensor) -> Tensor:
-        tau = donor - base
+        tau = difference(donor, base)
         if mode == "quantile":
             return stepped(base, tau.clamp_(-t, t))
         distance = tau.abs()
         if distance.numel() and float(distance.amax()) <= t:  # saturated: this is the donor, to the bit
             return donor
-        return choose(distance <= t, donor, stepped(base, tau.clamp(-t, t)))
+        return choose(distance <= t, *widened(donor, stepped(base, tau.clamp(-t, t))))
 
-    return elementwise(block, base, donor)
+    return elementwise(block, base, donor, raw=True)
 
 
 def _quantile(base: Tensor | Lazy, donor: Tensor | Lazy, weight: float) -> float:

@@ -58,7 +58,7 @@ def nuslerp(
         one, other = (1.0, 1.0) if shares is None else shares
         t = other / (one + other)
     elif weight in (0, 1):
-        return elementwise(lambda base, donor: line(base, donor, weight), base, *donors)
+        return elementwise(lambda base, donor: line(base, donor, weight), base, *donors, raw=True)
     if flatten:
         return _flat(base, donors, weight, t, notes)
     upright = not (transposed and compat == "none")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline import progress
 from pipeline.merging import compiled
-from pipeline.merging.blocks import Lazy, elementwise, filled, mapped, remembered
+from pipeline.merging.blocks import Lazy, elementwise, filled, mapped, remembered, widened
 
 HALF = 1 << 16
 HELD = 1 << 23  # entries that are held in memory at most: 32 MB
@@ -102,10 +102,12 @@ def distance(base: Lazy, donor: Lazy) -> Lazy:
     """|donor - base|"""
 
     def block(base: Tensor, donor: Tensor) -> Tensor:
-        found = filled(compiled.distance, (base, donor))
-        return (donor - base).abs() if found is None else found
+        if (found := filled(compiled.distance, (base, donor))) is not None:
+            return found
+        base, donor = widened(base, donor)
+        return (donor - base).abs()
 
-    return elementwise(block, base, donor)
+    return elementwise(block, base, donor, raw=True)
 
 
 def _guessed(lists: Sequence[Sequence[Lazy]], size: int, ranks: Callable, signed: bool, bar) -> list[list[int] | None]:
@@ -122,12 +124,13 @@ def _guessed(lists: Sequence[Sequence[Lazy]], size: int, ranks: Callable, signed
     inside = [[np.zeros(high - low, np.int64) for low, high in ranges] for ranges in guesses]
 
     def count(i: int, keys: Tensor) -> tuple[int, list]:
-        return _count_zeros(keys, signed), [_count_inside(keys, each) for each in guesses[i]]
+        counts = [_count_inside(keys, each, signed) for each in guesses[i]]
+        return counts[0][0] if counts else _count_zeros(keys, signed), counts
 
     for blocks in _every([lists[i] for i in able], count, signed, COUNTED, bar):
         for i, (nothing, counts) in enumerate(blocks):
             zeros[i] += nothing
-            for j, (less, keys) in enumerate(counts):
+            for j, (_, less, keys) in enumerate(counts):
                 below[i][j] += less
                 np.add.at(inside[i][j], keys, 1)  # not bincount: a range has more keys than a block has entries in it
     for i, number in enumerate(able):
@@ -184,7 +187,7 @@ def _counted(tensors: Sequence[Lazy], size: int, ranks: Callable, signed: bool, 
     low = {bin_: np.zeros(HALF, np.int64) for bin_ in set(bins)}
 
     def refine(_: int, keys: Tensor) -> dict[int, np.ndarray]:
-        return {bin_: _count_inside(keys, Range(bin_ * HALF, (bin_ + 1) * HALF))[1] for bin_ in low}
+        return {bin_: _count_inside(keys, Range(bin_ * HALF, (bin_ + 1) * HALF), signed)[2] for bin_ in low}
 
     for (found,) in _every([tensors], refine, signed, COUNTED, bar) if wanted else ():
         for bin_, keys in found.items():
@@ -250,17 +253,16 @@ def _count_zeros(keys: Tensor, signed: bool) -> int:
     return len(keys) - int(torch.count_nonzero(others))
 
 
-def _count_inside(keys: Tensor, each: Range) -> tuple[int, np.ndarray]:
-    """How many keys are below a range, and those inside it, from its start."""
+def _count_inside(keys: Tensor, each: Range, signed: bool) -> tuple[int, int, np.ndarray]:
+    """How many keys are that of zero, how many below a range, and those inside it, from its start."""
     if keys.device.type == "cpu":
         offsets = np.empty(len(keys), np.uint32)
-        below, inside = compiled.counted(
-            _in_memory(0, keys), np.uint32(each.low), np.uint32(each.high - each.low), offsets
-        )
-        return below, offsets[:inside]
+        bounds = np.uint32(_zero(signed)), np.uint32(each.low), np.uint32(each.high - each.low)
+        zeros, below, inside = compiled.counted(_in_memory(0, keys), *bounds, offsets)
+        return zeros, below, offsets[:inside]
     offsets = (keys.long() & 0xFFFFFFFF) - each.low
     inside = offsets[(offsets >= 0) & (offsets < each.high - each.low)]
-    return int((offsets < 0).sum()), inside.cpu().numpy()
+    return _count_zeros(keys, signed), int((offsets < 0).sum()), inside.cpu().numpy()
 
 
 def _bincount(places: Tensor, bins: int) -> np.ndarray:

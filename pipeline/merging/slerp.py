@@ -41,7 +41,7 @@ def slerp(
     """
     (donor,), notes = donors, Counter() if notes is None else notes
     if weight in (0, 1):
-        return elementwise(lambda base, donor: line(base, donor, weight), base, donor)
+        return elementwise(lambda base, donor: line(base, donor, weight), base, donor, raw=True)
     (xx, xy), (_, yy) = gram([base, donor]).tolist()
     short = math.sqrt(xx) <= SHORT or math.sqrt(yy) <= SHORT
     cos = 0.0 if short else max(-1.0, min(1.0, xy / (math.sqrt(xx) * math.sqrt(yy))))
@@ -51,7 +51,7 @@ def slerp(
     if abs(cos) > colinear:
         way = "parallel" if cos > 0 else "opposite"
         notes[f"the two are nearly {way} (|cos| > {colinear}), so the arc is a line"] += 1
-        return elementwise(lambda base, donor: line(base, donor, weight), base, donor)
+        return elementwise(lambda base, donor: line(base, donor, weight), base, donor, raw=True)
     theta = math.acos(cos)
     to_base, to_donor = math.sin((1 - weight) * theta) / math.sin(theta), math.sin(weight * theta) / math.sin(theta)
-    return elementwise(lambda base, donor: blend(base, to_base, donor, to_donor), base, donor)
+    return elementwise(lambda base, donor: blend(base, to_base, donor, to_donor), base, donor, raw=True)

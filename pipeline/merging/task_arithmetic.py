@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.merging.blocks import elementwise
 from pipeline.merging.mixup import mixed, refuse_lone_draw
 from pipeline.merging.settings import Interval
-from pipeline.merging.task_vectors import moved
+from pipeline.merging.task_vectors import elected
 
 LINE = True
 refuse = refuse_lone_draw
@@ -38,6 +38,6 @@ def task_arithmetic(
     shares = mixed(shares, mixup, draw, len(donors)) or [1.0] * len(donors)
 
     def block(base: Tensor, *donors: Tensor) -> Tensor:
-        return moved(base, donors, [donor - base for donor in donors], shares, "none", "sum")
+        return elected(base, donors, [0.0] * len(donors), shares, "none", "sum")
 
-    return elementwise(block, base, *donors)
+    return elementwise(block, base, *donors, raw=True)

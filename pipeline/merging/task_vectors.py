@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.merging import compiled
-from pipeline.merging.blocks import arrays, choose, filled, indicator
+from pipeline.merging.blocks import arrays, choose, filled, indicator, widened, working_dtype
 from pipeline.merging.compiled import entries
 from pipeline.merging.line import line
 
@@ -26,8 +26,10 @@ def trim(vector: Tensor, threshold: float) -> Tensor:
 
 def trimmed(base: Tensor, donor: Tensor, threshold: float) -> Tensor:
     """`trim` of donor - base."""
-    found = filled(compiled.trimmed, (base, donor), threshold) if base.dtype == torch.float32 else None
-    return trim(donor - base, threshold) if found is None else found
+    if base.dtype != torch.float64 and (found := filled(compiled.trimmed, (base, donor), threshold)) is not None:
+        return found
+    base, donor = widened(base, donor)
+    return trim(donor - base, threshold)
 
 
 def merged_vector(vectors: Sequence[Tensor], shares: Sequence[float], vote: str, combine: str) -> Tensor:
@@ -98,7 +100,7 @@ def moved(
     """
     if len(vectors) == 1:
         share = 1.0 if combine == "weighted_mean" else shares[0]
-        return choose(vectors[0] != 0, line(base, donors[0], share), base)
+        return choose(vectors[0] != 0, *widened(line(base, donors[0], share), base))
     return voted(base, vectors, shares, vote, combine)
 
 
@@ -106,26 +108,46 @@ def voted(
     base: Tensor, vectors: Sequence[Tensor], shares: Sequence[float], vote: str, combine: str, factor: float = 1.0
 ) -> Tensor:
     """base + factor * merged task vector."""
-    if (flat := arrays(base, *vectors)) is None:
-        return stepped(base, merged_vector(vectors, shares, vote, combine), factor)
-    alike = len(vectors) == 2 and shares[0] == shares[1]  # rounded products might come to an even vote, as in `elect`
+    found = _voted(base, vectors, [], shares, vote, combine, factor)
+    return stepped(base, merged_vector(vectors, shares, vote, combine), factor) if found is None else found
+
+
+def elected(
+    base: Tensor, donors: Sequence[Tensor], limits: Sequence[float], shares: Sequence[float], vote: str, combine: str
+) -> Tensor:
+    """`moved` by the task vectors, each `trimmed` by its limit."""
+    if len(donors) > 1 and base.dtype != torch.float64:  # limits are compared in float32
+        if (found := _voted(base, donors, limits, shares, vote, combine)) is not None:
+            return found
+    vectors = [trimmed(base, donor, limit) for donor, limit in zip(donors, limits, strict=True)]
+    return moved(base, donors, vectors, shares, vote, combine)
+
+
+def _voted(base, operands, limits, shares, vote: str, combine: str, factor: float = 1.0) -> Tensor | None:
+    """By a loop (see `compiled.voted`); None where it does not take the tensors."""
+    if (flat := arrays(base, *operands)) is None or len({each.dtype for each in operands}) > 1:
+        return None
+    alike = len(operands) == 2 and shares[0] == shares[1]  # rounded products might come to an even vote, as in `elect`
     votes = np.array(shares if vote == "weighted" and not alike else [1.0] * len(shares))
     if combine == "weighted_mean":
         shares = [share / max(shares) for share in shares]
     weights = shares if combine == "weighted_mean" else [1.0] * len(shares)
-    out, number = torch.empty_like(base), flat[0].dtype.type
+    out = torch.empty_like(base, dtype=working_dtype(base))
+    result = out.numpy().reshape(-1)
+    number = result.dtype.type
     with np.errstate(over="ignore"):  # what is infinite is refused where the result is
-        numbers = [np.array(shares, number), votes, np.array(weights, number), number(sum(weights))]
-        factor = number(factor)
-    how = VOTES[vote], COMBINE[combine]
-    compiled.voted(flat[0], tuple(flat[1:]), *numbers, *how, factor, out.numpy().reshape(-1))
+        numbers = [np.array(limits, number), np.array(shares, number), votes, np.array(weights, number)]
+        numbers += [number(sum(weights)), VOTES[vote], COMBINE[combine], number(factor)]
+    compiled.voted(flat[0], tuple(flat[1:]), *numbers, result)
     return out
 
 
 def stepped(base: Tensor, vector: Tensor, factor: float = 1.0) -> Tensor:
     """base + factor vector, written so that a zero of either sign leaves the base as it is, its own zeros' signs too."""
-    found = filled(compiled.moved, (base, vector), factor)
-    return base - (0.0 - vector * factor) if found is None else found
+    if (found := filled(compiled.moved, (base, vector), factor)) is not None:
+        return found
+    base, vector = widened(base, vector)
+    return base - (0.0 - vector * factor)
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from pipeline.merging.blocks import elementwise, lazy, matrixwise
 from pipeline.merging.mixup import mixed, refuse_beside_mixup, refuse_lone_draw
 from pipeline.merging.selection import distance, thresholds
 from pipeline.merging.settings import Interval
-from pipeline.merging.task_vectors import moved, trimmed
+from pipeline.merging.task_vectors import elected
 
 LINE = KEPT = True
 
@@ -71,10 +71,9 @@ def ties(
     ]
 
     def block(base: Tensor, *donors: Tensor) -> Tensor:
-        vectors = [trimmed(base, donor, limit) for donor, limit in zip(donors, limits, strict=True)]
-        return moved(base, donors, vectors, shares, vote, combine)
+        return elected(base, donors, limits, shares, vote, combine)
 
-    return elementwise(block, base, *donors)
+    return elementwise(block, base, *donors, raw=True)
 
 
 def refuse(*, mixup: float | None, draw: int, vote: str, combine: str, **_others) -> None:

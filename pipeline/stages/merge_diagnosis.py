@@ -73,14 +73,14 @@ class Merged:
 
     def _work(self, name: str, base, donors: list, result):
         from pipeline.merging.blocks import refuse_not_finite, working_dtype
-        from pipeline.merging.diagnose import of_block
+        from pipeline.merging.diagnose import rounded
 
         dtype, shares = working_dtype(base), self.models.shares
 
         def work(start: int, stop: int) -> tuple:
-            merged = result.read(start, stop, dtype).to(base.dtype)
-            mine, *theirs = (model.read(start, stop, dtype) for model in (base, *donors))
-            sums = of_block(mine, theirs, merged.to(dtype), shares)
+            merged = result.read(start, stop, dtype)
+            mine, *theirs = (model.raw(start, stop, dtype) for model in (base, *donors))
+            merged, sums = rounded(mine, theirs, merged, base.dtype, shares)
             if not all(map(math.isfinite, sums)):
                 refuse_not_finite([base, *donors], [mine, *theirs])
                 _refuse_overflow(name, merged)

@@ -139,7 +139,7 @@ def test_nan_is_passed_on(place):
         for some in (tensors, [strided(tensor) for tensor in tensors]):
             merged = task_vectors.voted(some[0], some[1:], [1.0, 1.0], vote, combine)
             assert merged.isnan().tolist() == spoilt, (vote, combine)
-    assert any(map(math.isnan, diagnose.of_block(tensors[0], tensors[1:2], tensors[2])))
+    assert any(map(math.isnan, diagnose.rounded(tensors[0], tensors[1:2], tensors[2], tensors[2].dtype)[1]))
 
 
 def test_the_vote_is_by_the_shares_as_given():
@@ -169,7 +169,7 @@ def test_sums_are_those_of_float64(length, dtype):
     d, m = (y - x).double(), (z - x).double()
     wide = x.double(), z.double()
     for found, (a, b) in zip(
-        diagnose.of_block(x, [y], z), ((d, d), (d, m), (m, m), (wide[0],) * 2, (wide[1],) * 2), strict=True
+        diagnose.rounded(x, [y], z, dtype)[1], ((d, d), (d, m), (m, m), (wide[0],) * 2, (wide[1],) * 2), strict=True
     ):
         exact = math.fsum((a * b).tolist())
         assert found == pytest.approx(exact, rel=1e-13, abs=1e-13)
@@ -185,10 +185,11 @@ def test_keys_are_counted(low, width, size, seed):
     keys = np.where(random.random(size) < 0.5, near, random.integers(0, 2**32, size)).astype(np.uint32)
     width = min(width, 2**32 - low)
     offsets = np.empty(size, np.uint32)
-    below, inside = compiled.counted(keys, np.uint32(low), np.uint32(width), offsets)
+    zero = keys[0] if size and seed % 2 else np.uint32(0)
+    zeros, below, inside = compiled.counted(keys, zero, np.uint32(low), np.uint32(width), offsets)
     wanted = keys[(keys >= low) & (keys.astype(np.int64) < low + width)]
     assert below == (keys < low).sum() and (offsets[:inside] == wanted - np.uint32(low)).all()
-    assert inside == len(wanted)
+    assert inside == len(wanted) and zeros == (keys == zero).sum()
 
 
 @settings(max_examples=60, deadline=None)

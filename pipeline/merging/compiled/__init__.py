@@ -6,7 +6,7 @@ user's cache, for the next process.
 
 import numpy as np
 
-from pipeline.merging.compiled.entries import away, blended, distance, masked, moved, trimmed, voted
+from pipeline.merging.compiled.entries import away, blended, difference, distance, masked, moved, trimmed, voted
 from pipeline.merging.compiled.numbers import uniform
 from pipeline.merging.compiled.order import counted, keyed, pruned, settled
 from pipeline.merging.compiled.sums import dot, measured
@@ -15,6 +15,7 @@ __all__ = [
     "away",
     "blended",
     "counted",
+    "difference",
     "distance",
     "dot",
     "keyed",

@@ -17,18 +17,18 @@ from numba.core.sigutils import normalize_signature
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
+OPTIONS = {"nogil": True, "error_model": "numpy"}
 PLACES = (HERE / "__pycache__", Path("~/.cache/merging-and-bias"))
 
 
 def loop(function):
     """Compile a function at its first call for arguments of some types, or take what an earlier process made of it."""
-    options = {"nogil": True, "error_model": "numpy"}
     folder = _folder()
     if folder is None:
-        return numba.njit(**options)(function)
+        return numba.njit(**OPTIONS)(function)
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
     try:
-        compiled = numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **OPTIONS)(function)
     finally:
         numba.config.CACHE_DIR = before
     compiled._cache = Kept(compiled._cache, folder / "lock")

@@ -4,25 +4,28 @@ import numpy as np
 
 from pipeline.merging.compiled.loop import loop
 
-STRIDE = 16  # keys that are looked at together
+STRIDE = 64  # keys that are looked at together
 
 
 @loop
-def counted(keys, low, width, offsets):
-    """How many 32-bit keys are below `low`, and how many are in [low, low + width), of which the offsets are written."""
-    below, inside = 0, 0
+def counted(keys, zero, low, width, offsets):
+    """How many 32-bit keys are `zero`, how many below `low`, and how many in [low, low + width): their offsets are written."""
+    zeros, below, inside = 0, 0, 0
     for start in range(0, len(keys), STRIDE):
         part = keys[start : start + STRIDE]
-        here = 0
+        nothing, less, here = np.uint32(0), np.uint32(0), np.uint32(0)
         for i in range(len(part)):
-            below += part[i] < low
-            here += np.uint32(part[i] - low) < width  # wraps round below
-        if here:  # few are
-            for i in range(len(part)):
-                if np.uint32(part[i] - low) < width:
-                    offsets[inside] = part[i] - low
-                    inside += 1
-    return below, inside
+            nothing = np.uint32(nothing + np.uint32(part[i] == zero))
+            less = np.uint32(less + np.uint32(part[i] < low))
+            here = np.uint32(here + np.uint32(np.uint32(part[i] - low) < width))  # wraps round below
+        zeros += nothing
+        below += less
+        if here:
+            for i in range(len(part)):  # no branch: which ones are inside cannot be predicted
+                offset = np.uint32(part[i] - low)
+                offsets[inside] = offset
+                inside += offset < width
+    return zeros, below, inside
 
 
 @loop

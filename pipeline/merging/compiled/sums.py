@@ -3,9 +3,9 @@
 import numpy as np
 
 from pipeline.merging.compiled.loop import loop
+from pipeline.merging.compiled.tiles import TILE, closed, opened
 
-LANES = 64
-TILE = 1024  # entries that are worked through at once, out of the nearest cache; a multiple of LANES
+LANES = 64  # TILE is a multiple of it
 
 
 @loop
@@ -34,26 +34,60 @@ def folded(lanes):
 @loop
 def dot(x, y):
     """<x, y>"""
-    lanes = np.zeros(LANES)
-    add_products(lanes, x, y)
+    lanes, rooms = np.zeros(LANES), np.empty((2, TILE), np.float32)
+    for start in range(0, len(x), TILE):
+        stop = min(start + TILE, len(x))
+        add_products(lanes, opened(x, start, stop, rooms[0]), opened(y, start, stop, rooms[1]))
     return folded(lanes)
 
 
 @loop
-def measured(base, donor, merged):
-    """<d, d>, <d, m>, <m, m>, <base, base>, <merged, merged> with d = donor - base and m = merged - base."""
-    dd, dm, mm = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
-    of_base, of_merged = np.zeros(LANES), np.zeros(LANES)
-    way, step = np.empty(TILE, base.dtype), np.empty(TILE, base.dtype)
-    for start in range(0, len(base), TILE):
-        x, y, z = base[start : start + TILE], donor[start : start + TILE], merged[start : start + TILE]
-        d, m = way[: len(x)], step[: len(x)]
-        for i in range(len(x)):
-            d[i] = y[i] - x[i]
-            m[i] = z[i] - x[i]
-        add_products(dd, d, d)
-        add_products(dm, d, m)
-        add_products(mm, m, m)
-        add_products(of_base, x, x)
-        add_products(of_merged, z, z)
-    return folded(dd), folded(dm), folded(mm), folded(of_base), folded(of_merged)
+def add_measures(lanes, base, donor, merged):
+    """The rows of lanes += <d, d>, <d, m>, <m, m>, <base, base>, <merged, merged> with d = donor - base, m = merged - base."""
+    whole = len(base) // LANES * LANES
+    for start in range(0, whole, LANES):
+        stop = start + LANES
+        x, y, z = base[start:stop], donor[start:stop], merged[start:stop]
+        for i in range(LANES):
+            d, m = np.float64(y[i] - x[i]), np.float64(z[i] - x[i])
+            of_base, of_merged = np.float64(x[i]), np.float64(z[i])
+            lanes[0, i] += d * d
+            lanes[1, i] += d * m
+            lanes[2, i] += m * m
+            lanes[3, i] += of_base * of_base
+            lanes[4, i] += of_merged * of_merged
+    if whole == len(base):
+        return
+    x, y, z = base[whole:], donor[whole:], merged[whole:]
+    add_products(lanes[0], y - x, y - x)
+    add_products(lanes[1], y - x, z - x)
+    add_products(lanes[2], z - x, z - x)
+    add_products(lanes[3], x, x)
+    add_products(lanes[4], z, z)
+
+
+@loop
+def measured(base, donors, steps, nearer, merged, out):
+    """The five sums of `add_measures`; `merged` is rounded into `out`, if that is of another dtype, and then measured.
+
+    donors         a tuple; of their mean the sums are
+    steps, nearer  how far each goes into the running mean of those before it: from the mean, or from itself where nearer
+    """
+    lanes, rooms, mean = np.zeros((5, LANES)), np.empty((3, TILE), merged.dtype), np.empty(TILE, merged.dtype)
+    for start in range(0, len(merged), TILE):
+        stop = min(start + TILE, len(merged))
+        d = mean[: stop - start]
+        for j in range(len(donors)):
+            y, t = opened(donors[j], start, stop, rooms[0]), steps[j]
+            if j == 0:
+                for i in range(len(d)):
+                    d[i] = y[i]
+            elif nearer[j]:
+                for i in range(len(d)):
+                    d[i] = y[i] - (y[i] - d[i]) * t
+            else:
+                for i in range(len(d)):
+                    d[i] -= (d[i] - y[i]) * t
+        x = opened(base, start, stop, rooms[1])
+        add_measures(lanes, x, d, closed(merged[start:stop], out, start, stop, rooms[2]))
+    return folded(lanes[0]), folded(lanes[1]), folded(lanes[2]), folded(lanes[3]), folded(lanes[4])
