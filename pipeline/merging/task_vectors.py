@@ -116,9 +116,11 @@ def elected(
     base: Tensor, donors: Sequence[Tensor], limits: Sequence[float], shares: Sequence[float], vote: str, combine: str
 ) -> Tensor:
     """`moved` by the task vectors, each `trimmed` by its limit."""
+    found = None
     if len(donors) > 1 and base.dtype != torch.float64:  # limits are compared in float32
-        if (found := _voted(base, donors, limits, shares, vote, combine)) is not None:
-            return found
+        found = _voted(base, donors, limits, shares, vote, combine)
+    if found is not None:
+        return found
     vectors = [trimmed(base, donor, limit) for donor, limit in zip(donors, limits, strict=True)]
     return moved(base, donors, vectors, shares, vote, combine)
 

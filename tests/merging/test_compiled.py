@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.merging import compiled, dare, della, diagnose, line, task_vectors
+from pipeline.merging import blocks, compiled, dare, della, diagnose, line, task_vectors
 from pipeline.merging.blocks import Uniform, arrays, dot
 from pipeline.merging.compiled import loop as loops
 from pipeline.merging.row_order import ascending
@@ -42,7 +42,7 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    word = {4: torch.int32, 8: torch.int64}[one.element_size()]
+    word = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return one.dtype == other.dtype and torch.equal(one.contiguous().view(word), other.contiguous().view(word))
 
 
@@ -94,6 +94,69 @@ def test_one_task_vector_out_of_several(vote, combine, shares, count, dtype):
             return task_vectors.voted(base, vectors, shares[:count], vote, combine, factor)
 
         assert same(merged(base, *vectors), by_calls(merged, base, *vectors))
+
+
+@dtypes
+@pytest.mark.parametrize("limits", [[0.0, 0.0, 0.0], [0.1, 0.05, math.inf]], ids=str)
+@pytest.mark.parametrize(("vote", "combine"), [("plain", "mean"), ("weighted", "sum"), ("none", "max")])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_trimmed_and_elected_at_once(count, vote, combine, limits, dtype):
+    (base, *donors), limits, shares = numbers(count + 1, 3000, dtype), limits[:count], [0.5, 1.0, 2.0][:count]
+
+    def merged(base, *donors):
+        return task_vectors.elected(base, donors, limits, shares, vote, combine)
+
+    vectors = [task_vectors.trimmed(base, donor, limit) for donor, limit in zip(donors, limits, strict=True)]
+    assert same(merged(base, *donors), by_calls(merged, base, *donors))
+    assert same(merged(base, *donors), task_vectors.moved(base, donors, vectors, shares, vote, combine))
+
+
+WITH_HALVES = ONE_BY_ONE | {
+    "difference": lambda x, y, _: blocks.difference(x, y),
+    "dot": lambda x, y, _: torch.tensor([blocks.dot(x, y)], dtype=torch.float64),
+    "voted": lambda x, y, z: task_vectors.voted(x, [y.float(), z.float()], [1.0, 0.5], "weighted", "mean"),
+    "elected": lambda x, y, z: task_vectors.elected(x, [y, z], [0.1, 0.2], [1.0, 0.5], "plain", "mean"),
+    "elected, one donor": lambda x, y, _: task_vectors.elected(x, [y], [0.1], [1.0], "none", "sum"),
+    "mean": lambda x, y, z: line.mean([x, y, z], [0.5, 1.0, 2.0]),
+}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", WITH_HALVES)
+def test_what_is_stored_in_16_bits_is_read_as_what_it_stands_for(name, length):
+    halves = [tensor.bfloat16() for tensor in numbers(3, length, torch.float32)]
+    wide, function = [half.float() for half in halves], WITH_HALVES[name]
+    for some in itertools.product(*zip(halves, wide, strict=True)):
+        assert same(function(*some), function(*wide)), [each.dtype for each in some]
+    assert same(by_calls(function, *halves), function(*wide))
+
+
+AT_THE_EDGE = [1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 3.3961e38, 3.4e38, 1e-40, 9.2e-41, -0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("shares", [None, [1.0, 0.0, 3.0], [0.1, 5.0, 0.2]], ids=str)
+@pytest.mark.parametrize("length", [0, 9, 64, 1025, 3000])
+def test_a_block_is_rounded_and_measured(length, shares, dtype):
+    base, *donors, merged = numbers(5, length, torch.float32)
+    if length:
+        merged[:9] = torch.tensor(AT_THE_EDGE)
+    base, *donors = (each.to(dtype).float() if dtype == torch.float16 else each.to(dtype) for each in (base, *donors))
+    stored, sums = diagnose.rounded(base, donors, merged, dtype, shares)
+    assert same(stored, merged.to(dtype))
+    turned = [strided(each) for each in (base, *donors, merged)]
+    _, expected = diagnose.rounded(turned[0], turned[1:-1], turned[-1], dtype, shares)
+    assert sums == expected or (not math.isfinite(sums.merged) and not math.isfinite(expected.merged))
+    _, alone = diagnose.rounded(base, [], merged, dtype)
+    assert alone.dd == 0 and (length == 0 or alone.base == sums.base)
+
+
+@pytest.mark.parametrize("bits", [0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0xFF800001])
+def test_no_nan_is_rounded_to_a_number(bits):
+    merged = torch.from_numpy(np.full(5, bits, np.uint32).view(np.float32))
+    zeros = torch.zeros(5, dtype=torch.bfloat16)
+    stored, sums = diagnose.rounded(zeros, [zeros], merged, torch.bfloat16)
+    assert stored.isnan().all() and math.isnan(sums.merged)
 
 
 @settings(max_examples=100, deadline=None)

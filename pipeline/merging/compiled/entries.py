@@ -83,11 +83,11 @@ def trimmed(base, donor, threshold, out):
 @loop
 def masked(base, donor, uniform, density, out):
     """(donor - base) [uniform < density]"""
-    zero, one, rooms = out.dtype.type(0), out.dtype.type(1), np.empty((2, TILE), out.dtype)
+    zero, one, rooms = out.dtype.type(0), out.dtype.type(1), np.empty((3, TILE), out.dtype)
     for first in range(0, len(out), TILE):
         last = min(first + TILE, len(out))
         b, d = opened(base, first, last, rooms[0]), opened(donor, first, last, rooms[1])
-        u, o = uniform[first:last], out[first:last]
+        u, o = opened(uniform, first, last, rooms[2]), out[first:last]
         for i in range(len(o)):
             o[i] = (d[i] - b[i]) * (one if u[i] < density else zero)
 

@@ -4,9 +4,9 @@ The bits of a bfloat16 come as an unsigned integer of 16 bits: they are the uppe
 """
 
 import numpy as np
-from numpy import uint32
 from numba import types
 from numba.extending import overload
+from numpy import uint32
 
 from pipeline.merging.compiled.loop import OPTIONS
 
