@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import copy
 import ctypes
+import functools
 import gc
 import logging
 import os
@@ -32,6 +33,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import nn
 
 from pipeline import accuracy, bias, datafiles, recipe, sweep
+from pipeline.language_model import generation, passes
 from pipeline.language_model.load import load
 from pipeline.language_model.scorer import Scorer
 from pipeline.language_model.trie import common
@@ -72,15 +74,18 @@ class Cost(NamedTuple):
     wall: float  # seconds
     memory: float  # MB above what was held before
     inside: float  # seconds inside the model
+    drawing: float  # seconds in which tokens were drawn and rows of what is kept were copied
     computed: int  # positions that the model read, padding included
 
 
 class Meter:
-    """Counts what a model reads, and the seconds it takes."""
+    """Counts what a model reads, and the seconds it takes; and those of drawing tokens and copying what is kept."""
 
     def __init__(self, model):
         self.depth = self.computed = 0
-        self.inside = 0.0
+        self.inside = self.drawing = 0.0
+        for module, name in ((generation, "choose"), (passes, "select")):
+            setattr(module, name, self._timed(getattr(module, name)))
         for module in (model, model.get_decoder()):
             module.register_forward_pre_hook(self._enter, with_kwargs=True)
             # of a pass that raises, too: the trial of packing may
@@ -98,15 +103,25 @@ class Meter:
         if not self.depth:
             self.inside += time.perf_counter() - self.started
 
+    def _timed(self, function):
+        @functools.wraps(function)
+        def timed(*given):
+            started = time.perf_counter()
+            found = function(*given)
+            self.drawing += time.perf_counter() - started
+            return found
+
+        return timed
+
     def measure(self, work) -> tuple[Cost, list]:
         gc.collect()
         _give_back()
-        self.computed, self.inside = 0, 0.0
+        self.computed, self.inside, self.drawing = 0, 0.0, 0.0
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before, cpu, wall = _memory("VmRSS"), time.process_time(), time.perf_counter()
         found = work()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        return Cost(cpu, wall, _memory("VmHWM") - before, self.inside, self.computed), found
+        return Cost(cpu, wall, _memory("VmHWM") - before, self.inside, self.drawing, self.computed), found
 
 
 def _give_back() -> None:
@@ -287,6 +302,7 @@ def compare(name: str, scorer: Scorer, meter: Meter, matrices: Matrices, asked: 
         f"{100 * share / at_peak:.0f} %",
         f"{100 * whole / at_peak:.0f} %",
         f"{100 * (1 - ours.inside / ours.wall):.1f} %",
+        f"{100 * (1 - (ours.inside + ours.drawing) / ours.wall):.1f} %",
     )
 
 
@@ -307,6 +323,7 @@ HEADS = (
     "of the peak",
     "attention too",
     "outside the model",
+    "bookkeeping",
 )
 
 
@@ -427,7 +444,7 @@ def write(file: Path, lines: list[str], chosen, limits: str, seconds: float, mat
         "the model's matrices that the distinct tokens need, head included where a logit is needed, over our shortest wall "
         "time, against the best product of one of these matrices measured in the same minutes; attention too: with those of "
         "queries, keys and values, each token with itself and those before it. Outside the model: tokenising, planning, "
-        f"log-softmax, sampling. From one at a time: ours against one plain forward pass a request, of {ALONE} requests or a few more. "
+        f"log-softmax, sampling; bookkeeping: the same without drawing tokens and copying rows of what is kept. From one at a time: ours against one plain forward pass a request, of {ALONE} requests or a few more. "
         "MB is what the process came to hold above what it held before. "
         "Absolute times of a shared machine say little: read the ratios. "
         f"Items of each set (of bias sets whole templates are drawn, of the others the first are taken): {limits}."

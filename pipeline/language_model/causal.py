@@ -117,14 +117,22 @@ class CausalScorer(Scorer):
         writer, wanted = self._writer, lines.lines(prompts, requests)
         most = max(1, LOGITS // self.model.config.get_text_config().vocab_size)
         with self.within_memory():
-            padded = writer.try_out(wanted, min(self.horizon, self.limit))
-        batches = lines.batches(wanted, self.tokens_per_pack, writer.kept, most, padded)
+            padded = writer.trials.try_out(wanted, min(self.horizon, self.limit))
+        batches = lines.batches(wanted, self.tokens_per_pack, writer.passes.kept, most, padded)
         shapes = [(len(batch), len(batch[0].prompt)) for batch in batches]
-        shared = (writer.shares, writer.shares_padded)
-        settings = (generation.VERSION, self.tokens_per_pack, writer.kept, writer.start, shared, shapes, writer.ends)
+        shared = (writer.trials.shares, writer.trials.shares_padded)
+        settings = (
+            generation.VERSION,
+            self.tokens_per_pack,
+            writer.passes.kept,
+            writer.passes.start,
+            shared,
+            shapes,
+            writer.ends,
+        )
         kept = Scratch(scratch, self.fingerprint(settings, zip(prompts, requests, strict=True)) if scratch else "")
         texts: list[dict[int, tuple[int, str]]] = [{} for _ in requests]
-        with self.within_memory(writer.kept):
+        with self.within_memory(writer.passes.kept):
             for request, sample, tokens, text in kept.rows(batches, len, writer.write, label, "text"):
                 texts[request][sample] = (tokens, text)
         answers = []

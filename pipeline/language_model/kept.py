@@ -13,32 +13,47 @@ ROOM, SPARE = 8, 8
 class Roomy(DynamicLayer):
     """A layer of a cache that writes new keys and values behind the old ones, instead of copying all for each token.
 
-    `keys` and `values` are the parts in use of larger tensors.
+    `keys` and `values` are the parts in use of larger tensors: the first rows, and of these the first tokens.
     """
 
-    def __init__(self, layer: DynamicLayer):
+    def __init__(self, layer: DynamicLayer, more: int = 0):
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
         self.keys, self.values = layer.keys, layer.values
         self._room = (self.keys, self.values)
+        if more:
+            self._make_room(more)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_args, **_kwargs):
         """All keys and values, the new ones last; see DynamicLayer."""
         length = self.keys.shape[-2]
         size = length + key_states.shape[-2]
         if self._room[0].shape[-2] < size:
-            more = size - length + max(ROOM, size // SPARE)
-            self._room = tuple(functional.pad(part, (0, 0, 0, more)) for part in (self.keys, self.values))
+            self._make_room(size - length + max(ROOM, size // SPARE))
         for room, part in zip(self._room, (key_states, value_states), strict=True):
             room[..., length:size, :] = part
-        self.keys, self.values = (room[..., :size, :] for room in self._room)
+        self._use(size)
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Some of the rows, in some order; the room that there was goes along."""
-        length = self.keys.shape[-2]
         self._room = tuple(room.index_select(0, beam_idx) for room in self._room)
-        self.keys, self.values = (room[..., :length, :] for room in self._room)
+        self._use(self.keys.shape[-2])
+
+    def shrink(self, rows: int, moves: list[tuple[int, int]]) -> None:
+        """The first rows alone, after others have come into the place of some: (the place, where they stood)."""
+        for room in self._room:
+            for place, stood in moves:
+                room[place] = room[stood]
+        self._room = tuple(room[:rows] for room in self._room)
+        self._use(self.keys.shape[-2])
+
+    def _make_room(self, more: int) -> None:
+        self._room = tuple(functional.pad(part, (0, 0, 0, more)) for part in (self.keys, self.values))
+        self._use(self.keys.shape[-2])
+
+    def _use(self, size: int) -> None:
+        self.keys, self.values = (room[..., :size, :] for room in self._room)
 
 
 def joinable(cache: dict) -> list:
@@ -69,11 +84,31 @@ def joined(caches: list[dict]) -> dict:
     return caches[0]
 
 
-def with_room(cache: dict) -> dict:
-    """The same with room for more tokens, in place, where its layers are of the plain kind."""
+def with_room(cache: dict, more: int = 0) -> dict:
+    """The same with room for so many more tokens, or more when they come, in place, where its layers are of the plain kind."""
     for kept in cache.values():
-        if layers := getattr(kept, "layers", None):
-            kept.layers = [
-                Roomy(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer for layer in layers
-            ]
+        layers = getattr(kept, "layers", None) or []
+        for at, layer in enumerate(layers):  # one after the other: what each was leaves the memory
+            if type(layer) is DynamicLayer and layer.is_initialized:
+                layers[at] = Roomy(layer, more)
     return cache
+
+
+def select(cache: dict, rows: list[int], index: torch.Tensor) -> None:
+    """Rows of a cache, repeated or left out, in place; `index` is the same as a tensor on the model's device."""
+    moves = [(place, stood) for place, stood in enumerate(rows) if place != stood]
+    overwritten = any(stood < len(rows) for _, stood in moves)
+    for kept in cache.values():
+        layers = getattr(kept, "layers", ())
+        if layers and not overwritten and all(isinstance(layer, Roomy) for layer in layers):
+            for layer in layers:
+                layer.shrink(len(rows), moves)
+        else:
+            kept.reorder_cache(index)  # the one selection that every kind of cache has
+
+
+def left(rows: int, out: set[int]) -> list[int]:
+    """What is left of so many rows, in an order in which the fewest move: the last ones into the places of those that are out."""
+    size = rows - len(out)
+    last = [row for row in range(size, rows) if row not in out]
+    return [row if row not in out else last.pop() for row in range(size)]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.language_model import causal, generation, lines, sampling
+from pipeline.language_model import causal, generation, lines, passes, sampling, trials
 from pipeline.language_model.causal import CausalScorer
 from pipeline.language_model.plain_text import TEXT
 from pipeline.language_model.scorer import few_rows
@@ -59,7 +59,7 @@ def test_greedy_is_that_of_plain_passes(name, dtype):
                 tokens.append(int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
         alike += answer.texts == (models.tokenizer().decode(tokens[start:], skip_special_tokens=True),)
     assert alike >= (len(PROMPTS) if dtype == torch.float32 else 6)
-    assert ours._writer.counts == (name == "Bamba") and ours._writer._keeps == (name not in models.UNKEPT)
+    assert ours._writer.passes.counts == (name == "Bamba") and ours._writer.passes.keeps == (name not in models.UNKEPT)
 
 
 CANNOT = {
@@ -72,13 +72,13 @@ ALIKE = [f"{TEXT[:90]} {prompt or 'rain'}"[:110] for prompt in PROMPTS] + [TEXT[
 
 def watched(monkeypatch) -> list[tuple[int, int]]:
     """Rows and tokens of each forward pass of a writer."""
-    read, step = [], generation.Writer._step
+    read, step = [], passes.Passes.step
 
     def told(self, tokens, *rest):
         read.append((len(tokens), len(tokens[0])))
         return step(self, tokens, *rest)
 
-    monkeypatch.setattr(generation.Writer, "_step", told)
+    monkeypatch.setattr(passes.Passes, "step", told)
     return read
 
 
@@ -86,7 +86,7 @@ def watched(monkeypatch) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("name", models.ALL)
 def test_a_beginning_that_prompts_share_is_read_once(name, limit, monkeypatch, caplog):
     """Where the model allows it, the texts are transformers' own; where not, it is found out and they are as well."""
-    monkeypatch.setattr(generation, "SHARED", 8)
+    monkeypatch.setattr(trials, "SHARED", 8)
     ours, asked = scorer(name, limit=limit), [greedy(prompt, max_tokens=16) for prompt in ALIKE]
     expected = [tuple(plain(name, prompt, 16)) for prompt in ALIKE]
     assert [answer.texts for answer in ours.answer(asked)] == expected
@@ -117,10 +117,10 @@ def test_prompts_of_several_lengths_share_a_batch(name, monkeypatch, caplog):
 
 
 def test_a_model_that_does_not_pass_over_padding_is_found_out(monkeypatch, caplog):
-    step = generation.Writer._step
+    step = passes.Passes.step
     expected = [tuple(plain("Llama", prompt, 8)) for prompt in PROMPTS]
     monkeypatch.setattr(
-        generation.Writer, "_step", lambda self, tokens, cache, _=None, at=0: step(self, tokens, cache, None, at)
+        passes.Passes, "step", lambda self, tokens, cache, _=None, at=0: step(self, tokens, cache, None, at)
     )
     answers = scorer().answer([greedy(prompt, max_tokens=8) for prompt in PROMPTS])
     assert [answer.texts for answer in answers] == expected
@@ -128,18 +128,24 @@ def test_a_model_that_does_not_pass_over_padding_is_found_out(monkeypatch, caplo
 
 
 def test_the_trial_does_not_depend_on_what_was_asked_before(monkeypatch):
-    monkeypatch.setattr(generation, "SHARED", 8)
+    monkeypatch.setattr(trials, "SHARED", 8)
 
     def wanted(texts, **settings):
         asked = [greedy(text, max_tokens=16, **settings) for text in texts]
         return lines.lines(scorer().encoder.prompts([(each.prompt, 16) for each in asked]), asked)
 
     one, two = (generation.Writer(models.model("Llama"), models.tokenizer(), 512) for _ in range(2))
-    two.try_out(wanted(PROMPTS), 96)
-    assert two.try_out(wanted(ALIKE), 96) == one.try_out(wanted(ALIKE), 96) == 96
-    assert (one.shares, one.shares_padded) == (two.shares, two.shares_padded) == (True, True)
-    assert two.try_out(wanted(ALIKE, beams=2), 96) == 0 and not two.shares and not two.shares_padded
-    assert two.try_out(wanted(ALIKE), 20) == 0 and two.shares and not two.shares_padded  # all are longer than that
+    two.trials.try_out(wanted(PROMPTS), 96)
+    assert two.trials.try_out(wanted(ALIKE), 96) == one.trials.try_out(wanted(ALIKE), 96) == 96
+    assert (
+        (one.trials.shares, one.trials.shares_padded) == (two.trials.shares, two.trials.shares_padded) == (True, True)
+    )
+    assert (
+        two.trials.try_out(wanted(ALIKE, beams=2), 96) == 0 and not two.trials.shares and not two.trials.shares_padded
+    )
+    assert (
+        two.trials.try_out(wanted(ALIKE), 20) == 0 and two.trials.shares and not two.trials.shares_padded
+    )  # all are longer than that
 
 
 # Prompts that share a beginning, by the lengths of their rests: the nearest far shorter, or but for the last token alike.
@@ -150,7 +156,7 @@ RESTS = {"far": (60, 4, 9, 12), "last": (30, 30, 12, 11), "mixed": (40, 34, 8, 7
 @pytest.mark.parametrize("name", models.ALL)
 def test_sharing_with_padding_is_exact_or_found_out(name, rests, monkeypatch):
     """What a trial allows was tried, however the longest prompt lies beside its nearest one."""
-    monkeypatch.setattr(generation, "SHARED", 8)
+    monkeypatch.setattr(trials, "SHARED", 8)
     monkeypatch.setattr(causal, "CPU_START", 16)
     draw = np.random.default_rng(3)
     begin = tuple(draw.integers(2, 320, 10).tolist())
@@ -173,7 +179,7 @@ def test_sharing_with_padding_is_exact_or_found_out(name, rests, monkeypatch):
 
 
 def test_samples_of_prompts_that_begin_alike_are_the_same_alone(monkeypatch):
-    monkeypatch.setattr(generation, "SHARED", 8)
+    monkeypatch.setattr(trials, "SHARED", 8)
     asked = [Generate(prompt, 2, 12, temperature=1.5, seed=3) for prompt in ALIKE]
     together = scorer().answer(asked)
     assert [each.texts for each in together] == [scorer().answer([one])[0].texts for one in asked]
@@ -181,15 +187,15 @@ def test_samples_of_prompts_that_begin_alike_are_the_same_alone(monkeypatch):
 
 def test_a_model_that_goes_on_wrongly_is_found_out(monkeypatch, caplog):
     """As one would whose positions begin anew in every pass."""
-    monkeypatch.setattr(generation, "SHARED", 8)
-    step = generation.Writer._step
+    monkeypatch.setattr(trials, "SHARED", 8)
+    step = passes.Passes.step
 
     def forgetful(self, tokens, cache, *rest):
         logits, kept = step(self, tokens, cache, *rest)
         return (logits + 1 if cache and len(tokens[0]) > 1 else logits), kept
 
     expected = [tuple(plain("Llama", prompt, 8)) for prompt in ALIKE]
-    monkeypatch.setattr(generation.Writer, "_step", forgetful)
+    monkeypatch.setattr(passes.Passes, "step", forgetful)
     answers = scorer().answer([greedy(prompt, max_tokens=8) for prompt in ALIKE])
     assert [answer.texts for answer in answers] == expected and "a logit is another by 1" in caplog.text
 
@@ -201,7 +207,7 @@ def test_long_prompts_are_read_in_packs(name, monkeypatch):
     answers = ours.answer([greedy(prompt, max_tokens=24) for prompt in prompts])
     assert [answer.texts for answer in answers] == [tuple(plain(name, prompt, 24)) for prompt in prompts]
     assert max(rows * length for rows, length in read) <= 64
-    kept = generation.Writer(ours.model, ours.tokenizer, 64).kept
+    kept = generation.Writer(ours.model, ours.tokenizer, 64).passes.kept
     assert kept == 64 if name == "Mamba" else 64 < kept <= 8 * 64
 
 
@@ -406,7 +412,7 @@ def test_caches_that_hold_more_than_keys_are_not_joined(monkeypatch):
     class More(DynamicLayer):
         pass
 
-    step = generation.Writer._step
+    step = passes.Passes.step
 
     def other(self, tokens, cache, *rest):
         logits, held = step(self, tokens, cache, *rest)
@@ -415,19 +421,19 @@ def test_caches_that_hold_more_than_keys_are_not_joined(monkeypatch):
         return logits, held
 
     ours = scorer(limit=64)
-    assert generation.Writer(ours.model, ours.tokenizer, 64).kept > 64
-    monkeypatch.setattr(generation.Writer, "_step", other)
-    assert generation.Writer(ours.model, ours.tokenizer, 64).kept == 64
+    assert generation.Writer(ours.model, ours.tokenizer, 64).passes.kept > 64
+    monkeypatch.setattr(passes.Passes, "step", other)
+    assert generation.Writer(ours.model, ours.tokenizer, 64).passes.kept == 64
 
 
 def test_a_batch_without_memory_names_its_tokens(monkeypatch):
     ours = scorer(limit=64)
-    kept = generation.Writer(ours.model, ours.tokenizer, 64).kept
+    kept = generation.Writer(ours.model, ours.tokenizer, 64).passes.kept
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(generation.Writer, "_read", full)
+    monkeypatch.setattr(passes.Passes, "read", full)
     with pytest.raises(ConfigError, match=f"up to {kept} tokens"):
         ours.answer([greedy("The rain", max_tokens=4)])
 
@@ -437,7 +443,7 @@ def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch, caplog):
         LogLikelihood("The rain", " stopped"),
         Rolling(TEXT[:200]),
     ]
-    monkeypatch.setattr(generation, "KEPT", 1)
+    monkeypatch.setattr(passes, "KEPT", 1)
     ours = scorer(limit=128)
     whole = ours.answer(asked, scratch=tmp_path / "whole")
     done, real = [], generation.Writer.write
@@ -476,7 +482,7 @@ def test_killed_and_resumed_it_writes_the_same(tmp_path, monkeypatch, caplog):
 def test_a_token_is_picked_by_its_probability(logits, temperature, top_k, top_p, number):
     chances = sampling.probabilities(torch.tensor([logits]), temperature, top_k, top_p).double()
     assert chances.sum().item() == pytest.approx(1, abs=1e-6)
-    [token] = sampling.pick(chances, [number])
+    [token] = sampling.pick(chances, [number], [0])
     assert chances[0, token] > 0
     before = chances[0, :token].sum().item()
     assert before - 1e-6 <= number <= before + chances[0, token].item() + 1e-6
@@ -491,22 +497,22 @@ def test_blocks_of_tokens_change_no_pick(vocabulary):
     sums = chances.double().cumsum(-1)
     wanted = numbers[:, None] * sums[:, -1:]
     expected = torch.searchsorted(sums, wanted, right=True)[:, 0].tolist()
-    assert sampling.pick(chances.double(), numbers.tolist()) == expected
-    for row, token in enumerate(sampling.pick(chances, numbers.tolist())):
+    assert sampling.pick(chances.double(), numbers.tolist(), range(len(numbers))) == expected
+    for row, token in enumerate(sampling.pick(chances, numbers.tolist(), range(len(numbers)))):
         near = (sums[row] - wanted[row]).abs() < 1e-6
         assert token == expected[row] or near[min(token, expected[row]) : max(token, expected[row])].all()
 
 
 @given(st.lists(st.floats(1e-12, 1), min_size=1, max_size=20), st.sampled_from([torch.float32, torch.float64]))
 def test_the_last_number_picks_the_last_that_can_be_picked(chances, dtype):
-    [token] = sampling.pick(torch.tensor([[*chances, *[0.0] * 300]], dtype=dtype), [1 - 2**-53])
+    [token] = sampling.pick(torch.tensor([[*chances, *[0.0] * 300]], dtype=dtype), [1 - 2**-53], [0])
     assert token < len(chances)
 
 
 def test_the_last_number_picks_what_can_be_picked():
     chances = torch.tensor([[0.3, 0.7, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
-    assert sampling.pick(chances, [1 - 2**-53, 1 - 2**-53]) == [1, 1]
-    assert sampling.pick(chances, [0.0, 0.0]) == [0, 1]
+    assert sampling.pick(chances, [1 - 2**-53, 1 - 2**-53], [0, 1]) == [1, 1]
+    assert sampling.pick(chances, [0.0, 0.0], [0, 1]) == [0, 1]
 
 
 def test_a_setting_of_the_checkpoint_that_is_not_used_is_named(caplog):

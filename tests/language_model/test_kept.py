@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from pipeline.language_model.kept import ROOM, Roomy, joined, with_room
+from pipeline.language_model.kept import ROOM, Roomy, joined, left, select, with_room
 
 
 def states(rows: int, length: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,6 +40,49 @@ def test_it_holds_what_transformers_layer_holds(doings):
                 assert torch.equal(one, two)
         assert ours.get_seq_length() == theirs.get_seq_length()
         assert torch.equal(ours.keys, theirs.keys) and torch.equal(ours.values, theirs.values)
+
+
+@given(st.integers(0, 20), st.lists(st.sets(st.integers(0, 5)), max_size=4), st.data())
+def test_rows_that_are_left_out_leave_the_others_as_they_were(more, outs, data):
+    theirs, (ours,) = DynamicCache(), with_room({"past_key_values": DynamicCache()}).values()
+    theirs.layers, ours.layers = [layer(6, 4)], [layer(6, 4)]
+    cache, rows = with_room({"past_key_values": ours}, more), 6
+    for seed, out in enumerate(outs, 1):
+        out = {row for row in out if row < rows}
+        if len(out) == rows:
+            break
+        kept = left(rows, out)
+        assert sorted(kept) == [row for row in range(rows) if row not in out]
+        assert all(row == place or row >= len(kept) for place, row in enumerate(kept))
+        index = torch.tensor(kept)
+        select(cache, kept, index)
+        theirs.reorder_cache(index)
+        rows = len(kept)
+        new = states(rows, data.draw(st.integers(1, 12)), seed)
+        for one, two in zip(theirs.update(*new, 0), ours.update(*new, 0), strict=True):
+            assert torch.equal(one, two)
+
+
+def test_rows_that_are_left_out_copy_nothing_but_what_takes_their_place():
+    cache = with_room({"past_key_values": DynamicCache()})
+    cache["past_key_values"].layers = [layer(6, 4)]
+    (ours,) = with_room(cache, 8)["past_key_values"].layers
+    place = ours.keys.data_ptr()
+    select(cache, left(6, {1, 5}), torch.tensor([0, 4, 2, 3]))
+    assert ours.keys.data_ptr() == place and ours.keys.shape[0] == 4
+    ours.update(*states(4, 1, 2))
+    assert ours.keys.data_ptr() == place
+
+
+def test_repeated_rows_take_their_room_along():
+    cache = {"past_key_values": DynamicCache()}
+    cache["past_key_values"].layers = [layer(2, 4)]
+    (ours,) = with_room(cache, 8)["past_key_values"].layers
+    select(cache, [0, 0, 1, 1, 1], torch.tensor([0, 0, 1, 1, 1]))
+    assert torch.equal(ours.keys, layer(2, 4).keys[[0, 0, 1, 1, 1]])
+    place = ours.keys.data_ptr()
+    ours.update(*states(5, 8, 2))
+    assert ours.keys.data_ptr() == place
 
 
 def test_a_token_more_copies_nothing_before_it():
