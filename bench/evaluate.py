@@ -16,6 +16,7 @@ import copy
 import ctypes
 import functools
 import gc
+import inspect
 import logging
 import os
 import platform
@@ -85,7 +86,7 @@ class Meter:
         self.depth = self.computed = 0
         self.inside = self.drawing = 0.0
         for module, name in ((generation, "choose"), (passes, "select")):
-            setattr(module, name, self._timed(getattr(module, name)))
+            setattr(module, name, self._timed(inspect.unwrap(getattr(module, name))))
         for module in (model, model.get_decoder()):
             module.register_forward_pre_hook(self._enter, with_kwargs=True)
             # of a pass that raises, too: the trial of packing may

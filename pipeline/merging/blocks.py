@@ -93,15 +93,16 @@ class Stored(Lazy):
         self.refuse, self.checked = refuse, checked
 
     def read(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return _once((id(self), start, stop, dtype), lambda: self._seen(self._widened(start, stop, dtype)))
+        part = self._part(start, stop)
+        return _once((id(self), start, stop, dtype), lambda: self._seen(self._widened(part, dtype)))
 
     def raw(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        if self.dtype == torch.bfloat16 and dtype == torch.float32 and _device.type == "cpu":
-            return self._seen(self._part(start, stop))
-        return self.read(start, stop, dtype)
+        part = self._part(start, stop)  # a donor's may be of another dtype than the base's, which is declared
+        if part.dtype == torch.bfloat16 and dtype == torch.float32 and part.device.type == _device.type == "cpu":
+            return _once((id(self), start, stop, "raw"), lambda: self._seen(part))
+        return _once((id(self), start, stop, dtype), lambda: self._seen(self._widened(part, dtype)))
 
-    def _widened(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        part = self._part(start, stop)
+    def _widened(self, part: Tensor, dtype: torch.dtype) -> Tensor:
         part = part if part.device.type == _device.type == "cpu" else part.to(_device)
         if part.element_size() == 2 and dtype == torch.float64:  # exact, and at a fifth of the cost of one step
             part = part.to(torch.float32)
@@ -193,7 +194,8 @@ def elementwise(
 ) -> Tensor | Lazy:
     """function(base, *others) for a function that looks at one entry at a time; it gets flat blocks.
 
-    raw  what is stored in bfloat16 may come as that: the function looks at it by `filled` and `widened` only
+    raw  what is stored in bfloat16 may come as that: the function must not calculate with it but by what takes it, as
+         `filled`, `arrays` and what is made of them do, or `widened`
     """
     return _computed(function, base, others, 1, (-1,), raw)
 

@@ -61,7 +61,7 @@ def rounded(
 
     A sum that is not finite tells of an entry that is not.
     """
-    donors = donors or [base]
+    donors, shares = (donors, shares) if donors else ([base], None)
     ways = steps([1.0] * len(donors) if shares is None else shares)
     donors = [donors[i] for i, _ in ways]
     if len({donor.dtype for donor in donors}) > 1:
@@ -72,7 +72,7 @@ def rounded(
         donor = mean(donors, shares and [shares[i] for i, _ in ways])
         way, step = donor - base, merged - base
         return stored, Sums(dot(way, way), dot(way, step), dot(step, step), dot(base, base), dot(merged, merged))
-    if dtype == torch.bfloat16:
+    if dtype == torch.bfloat16 and merged.dtype == torch.float32:
         stored = torch.empty_like(merged, dtype=dtype)
         [out] = arrays(stored)
     else:  # 16 bits that no loop rounds to, or the working dtype itself

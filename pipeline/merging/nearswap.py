@@ -26,7 +26,7 @@ def nearswap(
 ) -> Tensor:
     """Take the donor's entry where it is near, and step towards it by t where it is not.
 
-        tau = difference(donor, base)
+        tau = donor - base
         merged = base + clamp(tau, -t, t)   =   w donor + (1 - w) base,  w = min(1, t / |tau|)
 
     weight  a, in [0, 1]

@@ -131,7 +131,7 @@ def test_what_is_stored_in_16_bits_is_read_as_what_it_stands_for(name, length):
     assert same(by_calls(function, *halves), function(*wide))
 
 
-AT_THE_EDGE = [1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 3.3961e38, 3.4e38, 1e-40, 9.2e-41, -0.0]
+AT_THE_EDGE = [1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 1e-40, 9.2e-41, 4.6e-41, -1e-45, -0.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
@@ -146,9 +146,17 @@ def test_a_block_is_rounded_and_measured(length, shares, dtype):
     assert same(stored, merged.to(dtype))
     turned = [strided(each) for each in (base, *donors, merged)]
     _, expected = diagnose.rounded(turned[0], turned[1:-1], turned[-1], dtype, shares)
-    assert sums == expected or (not math.isfinite(sums.merged) and not math.isfinite(expected.merged))
-    _, alone = diagnose.rounded(base, [], merged, dtype)
-    assert alone.dd == 0 and (length == 0 or alone.base == sums.base)
+    assert sums == expected and all(map(math.isfinite, sums))
+    for none in (None, []):
+        _, alone = diagnose.rounded(base, [], merged, dtype, none)
+        assert (alone.dd, alone.base, alone.merged) == (0, sums.base, sums.merged)
+
+
+@pytest.mark.parametrize("number", [3.3895e38, 3.3961e38, 3.4e38, -3.4e38, math.inf])
+def test_what_is_beyond_the_dtype_is_infinite(number):
+    merged, zeros = torch.full((70,), number), torch.zeros(70, dtype=torch.bfloat16)
+    stored, sums = diagnose.rounded(zeros, [zeros], merged, torch.bfloat16)
+    assert same(stored, merged.bfloat16()) and math.isfinite(sums.merged) == bool(stored.isfinite().all())
 
 
 @pytest.mark.parametrize("bits", [0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0xFF800001])

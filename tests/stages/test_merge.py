@@ -98,6 +98,31 @@ def test_transformers_loads_the_folder(stories, tmp_path):
     assert model(tokens).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("base", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", of_tensors())
+def test_what_a_donor_is_stored_in_changes_nothing(name, base, tmp_path):
+    """Numbers that float8 can hold, so that every dtype holds the same."""
+    base = small(tmp_path / "base", 0, base)
+    for count in (1, 2):
+        if not takes(name, count):
+            continue
+        found = {}
+        for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+            place = tmp_path / f"{count} {dtype}"
+            place.mkdir()
+            donors = [small(place / str(i), 1 + i, torch.float8_e4m3fn) for i in range(count)]
+            for donor in donors:
+                tensors = load_file(donor / "model.safetensors")
+                wider = {key: each.to(dtype) if each.is_floating_point() else each for key, each in tensors.items()}
+                save_file(wider, donor / "model.safetensors", metadata={"format": "pt"})
+            summary = run(place / "out", base, *donors, name=name)
+            found[dtype] = load_file(place / "out" / "model.safetensors"), str(summary)
+        first, said = found.pop(torch.float32)
+        for dtype, (merged, summary) in found.items():
+            assert all(torch.equal(merged[key], tensor) for key, tensor in first.items()), (dtype, count)
+            assert summary == said, dtype
+
+
 @pytest.mark.parametrize("name", of_tensors())
 def test_shards_threads_and_a_second_run_do_not_change_a_bit(name, tmp_path):
     base, *donors = (small(tmp_path / role, seed) for seed, role in enumerate(("base", "donor", "other")))
