@@ -284,7 +284,7 @@ def gram(tensors: Sequence[Tensor | Lazy], origin: Tensor | Lazy | None = None) 
 
 def difference(x: Tensor, y: Tensor) -> Tensor:
     """x - y"""
-    found = filled(compiled.difference, (x, y))
+    found = filled(compiled.trimmed, (y, x), 0.0)  # by nothing
     return torch.sub(*widened(x, y)) if found is None else found
 
 

@@ -58,17 +58,6 @@ def distance(base, donor, out):
 
 
 @loop
-def difference(x, y, out):
-    """x - y"""
-    rooms = np.empty((2, TILE), out.dtype)
-    for first in range(0, len(out), TILE):
-        last = min(first + TILE, len(out))
-        a, b, o = opened(x, first, last, rooms[0]), opened(y, first, last, rooms[1]), out[first:last]
-        for i in range(len(o)):
-            o[i] = a[i] - b[i]
-
-
-@loop
 def trimmed(base, donor, threshold, out):
     """donor - base where its magnitude is at least the threshold, and 0 elsewhere."""
     zero, rooms = out.dtype.type(0), np.empty((2, TILE), out.dtype)
