@@ -236,30 +236,9 @@ def _computed(function, base, others, grain: int, block: tuple, raw: bool = Fals
     return result if isinstance(base, Lazy) else result.whole(working_dtype(base))
 
 
-def dots(
-    pairs: Callable[..., list[tuple[Tensor, Tensor]]],
-    *tensors: Tensor | Lazy,
-    dtype: torch.dtype = torch.float64,
-    raw: bool = False,
-) -> list[float]:
-    """<x, y> over all entries, for the pairs (x, y) that `pairs` makes of each block: products and sums in float64.
-
-    dtype  what the blocks are in; the default unless all that `pairs` does is exact in another
-    raw    as in `elementwise`
-    """
-    parts = [lazy(tensor) for tensor in tensors]
-    widest = max(parts, key=lambda part: part.grain)
-
-    def sums(place: tuple[int, int]) -> list[list[float]]:
-        return [
-            [dot(x, y) for x, y in pairs(*((part.raw if raw else part.read)(start, stop, dtype) for part in parts))]
-            for start, stop in _split(widest, *place)
-        ]
-
-    found = [row for chunk in mapped(sums, widest.ranges(CHUNK)) for row in chunk]
-    if not found:
-        return [0.0] * len(pairs(*(torch.zeros(0, dtype=dtype) for _ in parts)))
-    return [float(np.add.reduce(np.array(column))) for column in zip(*found, strict=True)]
+def dots(pairs: Callable[..., list[tuple[Tensor, Tensor]]], *tensors: Tensor | Lazy) -> list[float]:
+    """<x, y> over all entries, for the pairs (x, y) that `pairs` makes of each block in float64: products and sums are, too."""
+    return _totals(lambda *blocks: [dot(x, y) for x, y in pairs(*blocks)], tensors, torch.float64)
 
 
 def gram(tensors: Sequence[Tensor | Lazy], origin: Tensor | Lazy | None = None) -> np.ndarray:
@@ -270,16 +249,40 @@ def gram(tensors: Sequence[Tensor | Lazy], origin: Tensor | Lazy | None = None) 
     count, given = len(tensors), [*tensors, *([] if origin is None else [origin])]
     widest = max(tensor.dtype.itemsize for tensor in given)
     dtype = torch.float32 if widest <= (4 if origin is None else 2) else torch.float64
-    places = [(i, j) for i in range(count) for j in range(i, count)]
+    above = np.triu_indices(count)
 
-    def pairs(*blocks: Tensor) -> list[tuple[Tensor, Tensor]]:
-        vectors = blocks[:count] if origin is None else [difference(block, blocks[count]) for block in blocks[:count]]
-        return [(vectors[i], vectors[j]) for i, j in places]
+    def products(*blocks: Tensor) -> Sequence[float]:
+        if len({block.dtype for block in blocks}) > 1:
+            blocks = widened(*blocks)
+        if (flat := arrays(*blocks)) is not None:
+            out = np.empty(len(above[0]))
+            compiled.products(tuple(flat[:count]), flat[-1], origin is not None, out)
+            return out
+        blocks = widened(*blocks)
+        vectors = blocks if origin is None else [block - blocks[count] for block in blocks[:count]]
+        return [dot(vectors[i], vectors[j]) for i, j in zip(*above, strict=True)]
 
-    result = np.zeros((count, count))
-    for (i, j), value in zip(places, dots(pairs, *given, dtype=dtype, raw=True), strict=True):
-        result[i, j] = result[j, i] = value
+    result = np.empty((count, count))
+    result[above] = result.T[above] = _totals(products, given, dtype, raw=True)
     return result
+
+
+def _totals(
+    sums: Callable[..., Sequence[float]], tensors: Sequence[Tensor | Lazy], dtype: torch.dtype, raw: bool = False
+) -> list[float]:
+    """What `sums` finds of each block, in a dtype or `raw` as in `elementwise`, added up in a fixed order."""
+    parts = [lazy(tensor) for tensor in tensors]
+    widest = max(parts, key=lambda part: part.grain)
+
+    def of_chunk(place: tuple[int, int]) -> list[Sequence[float]]:
+        return [
+            sums(*((part.raw if raw else part.read)(start, stop, dtype) for part in parts))
+            for start, stop in _split(widest, *place)
+        ]
+
+    found = [row for chunk in mapped(of_chunk, widest.ranges(CHUNK)) for row in chunk]
+    found = found or [sums(*(torch.zeros(0, dtype=dtype) for _ in parts))]
+    return [float(np.add.reduce(np.array(column))) for column in zip(*found, strict=True)]
 
 
 def difference(x: Tensor, y: Tensor) -> Tensor:

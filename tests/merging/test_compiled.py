@@ -131,6 +131,24 @@ def test_what_is_stored_in_16_bits_is_read_as_what_it_stands_for(name, length):
     assert same(by_calls(function, *halves), function(*wide))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_products_of_all_pairs(count, length, dtype):
+    origin, *tensors = (tensor.to(dtype) for tensor in numbers(count + 1, length, torch.float64))
+    tensors = [tensor.clamp(-10, 10) for tensor in tensors]
+    for away in (None, origin.clamp(-10, 10)):
+        found = blocks.gram(tensors, away)
+        for i, j in itertools.product(range(count), repeat=2):
+            x, y = tensors[i], tensors[j]
+            wide = torch.float32 if dtype == torch.bfloat16 else torch.float64
+            if away is not None:
+                x, y = x.to(wide) - away.to(wide), y.to(wide) - away.to(wide)
+            assert found[i, j] == dot(x.contiguous(), y.contiguous()) == dot(strided(x), strided(y))
+        turned = strided(tensors[0])
+        assert found[0, 0] == blocks.gram([turned, *tensors[1:]], away)[0, 0]
+
+
 AT_THE_EDGE = [1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 1e-40, 9.2e-41, 4.6e-41, -1e-45, -0.0]
 
 

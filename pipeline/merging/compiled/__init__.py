@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.merging.compiled.entries import away, blended, distance, masked, moved, trimmed, voted
 from pipeline.merging.compiled.numbers import uniform
 from pipeline.merging.compiled.order import counted, keyed, pruned, settled
-from pipeline.merging.compiled.sums import dot, measured
+from pipeline.merging.compiled.sums import dot, measured, products
 
 __all__ = [
     "away",
@@ -22,6 +22,7 @@ __all__ = [
     "masked",
     "measured",
     "moved",
+    "products",
     "pruned",
     "settled",
     "trimmed",

@@ -42,6 +42,34 @@ def dot(x, y):
 
 
 @loop
+def products(tensors, origin, away, out):
+    """<x_i - origin, x_j - origin> for i <= j, row by row, into `out`; <x_i, x_j> where `away` is false.
+
+    tensors  a tuple of arrays of one dtype, in which (bfloat16: in float32) differences are rounded
+    """
+    count = len(tensors)
+    lanes, wide, rooms = np.zeros((len(out), LANES)), np.empty((count, TILE)), np.empty((2, TILE), np.float32)
+    for start in range(0, len(origin), TILE):
+        stop = min(start + TILE, len(origin))
+        y = opened(origin, start, stop, rooms[1])
+        for i in range(count):
+            x, row = opened(tensors[i], start, stop, rooms[0]), wide[i]
+            if away:
+                for k in range(len(y)):
+                    row[k] = x[k] - y[k]
+            else:
+                for k in range(len(y)):
+                    row[k] = x[k]
+        pair = 0
+        for i in range(count):
+            for j in range(i, count):
+                add_products(lanes[pair], wide[i][: len(y)], wide[j][: len(y)])
+                pair += 1
+    for pair in range(len(out)):
+        out[pair] = folded(lanes[pair])
+
+
+@loop
 def add_measures(lanes, base, donor, merged):
     """The rows of lanes += <d, d>, <d, m>, <m, m>, <base, base>, <merged, merged> with d = donor - base, m = merged - base."""
     whole = len(base) // LANES * LANES
